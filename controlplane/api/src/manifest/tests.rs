@@ -1,0 +1,130 @@
+use std::{path::Path, time::Duration};
+
+use super::{
+    quantity::{Bytes, Cpu},
+    template::{OnRestoreFailure, Protocol, Rootfs},
+    *,
+};
+
+/// The template of the design, §7.
+const FULL: &str = r#"apiVersion: reveille.dev/v1alpha1
+kind: ActorTemplate
+metadata: { name: counter, namespace: demo }
+spec:
+  runtime: gvisor                      # gvisor | criu
+  rootfs: { directory: ./rootfs }
+  command: ["/counter"]
+  env: [{ name: LOG, value: info }]
+  port: 8080
+  protocol: http1                      # http1 | h2c
+  readiness: { httpGet: { path: /healthz }, timeout: 10s }
+  resources: { cpu: "1", memory: 256Mi, pids: 128 }
+  workerSelector: { matchLabels: { tier: standard } }
+  idle: { freezeAfter: 30s, pauseAfter: 5m, suspendAfter: 1h, keepWarm: false }
+  wake: { timeout: 20s, park: 30s, maxParked: 1000, concurrency: 0 }
+  drain: { timeout: 30s }
+  onRestoreFailure: Refuse
+  golden: true
+"#;
+
+fn template(text: &str) -> ActorTemplateSpec {
+    match parse_all(text, Path::new("/srv/demo")).unwrap().remove(0).spec {
+        Spec::ActorTemplate(spec) => *spec,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error(text: &str) -> String {
+    parse_all(text, Path::new("/srv")).unwrap_err().to_string()
+}
+
+#[test]
+fn the_full_template_of_the_design_is_read() {
+    let spec = template(FULL);
+    assert_eq!(spec.rootfs, Rootfs::Directory("/srv/demo/rootfs".into()));
+    assert_eq!(spec.resources.cpu, Some(Cpu(1000)));
+    assert_eq!(spec.resources.memory, Some(Bytes(256 << 20)));
+    assert_eq!(spec.idle.suspend_after, Some(Duration::from_secs(3600)));
+    assert_eq!(spec.protocol, Protocol::Http1);
+    assert_eq!(spec.on_restore_failure, OnRestoreFailure::Refuse);
+    assert!(spec.golden);
+}
+
+#[test]
+fn a_manifest_survives_the_way_to_the_control_plane() {
+    let manifest = parse_all(FULL, Path::new("/srv")).unwrap().remove(0);
+    assert_eq!(parse_one(&manifest.to_json().to_string()).unwrap(), manifest);
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let short = "apiVersion: reveille.dev/v1alpha1\nkind: ActorTemplate\nmetadata: {name: a}\n\
+                 spec: {runtime: gvisor, rootfs: {directory: /x}, command: [/a]}\n";
+    let spec = template(short);
+    assert_eq!(spec.port, 8080);
+    assert_eq!(spec.wake.timeout, Duration::from_secs(20));
+    assert_eq!(spec.wake.park, Duration::from_secs(30));
+    assert_eq!(spec.wake.max_parked, 1000);
+    assert_eq!(spec.drain.timeout, Duration::from_secs(30));
+    assert_eq!(spec.readiness.timeout, Duration::from_secs(10));
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_line() {
+    let e = error(&FULL.replace("  golden: true", "  goldn: true"));
+    assert!(e.starts_with("line 18: ") && e.contains("goldn"), "{e}");
+    let two = format!("{FULL}---\n{}", FULL.replace("keepWarm", "keepwarm"));
+    let e = error(&two);
+    assert!(e.starts_with("line 33: ") && e.contains("keepwarm"), "{e}");
+}
+
+#[test]
+fn every_bad_value_gets_one_line_that_names_it() {
+    let cases = [
+        ("port: 8080", "port: 0", "line 9: "),
+        ("port: 8080", "port: 70000", "line 9: "),
+        ("command: [\"/counter\"]", "command: []", "line 7: "),
+        ("command: [\"/counter\"]", "command: [counter]", "line 7: "),
+        ("path: /healthz", "path: healthz", "line 11: "),
+        ("timeout: 20s", "timeout: 40s", "line 15: "),
+        ("timeout: 20s", "timeout: soon", "line 15: "),
+        ("maxParked: 1000", "maxParked: 0", "line 15: "),
+        ("memory: 256Mi", "memory: lots", "line 12: "),
+        ("runtime: gvisor", "runtime: docker", "line 5: "),
+        ("name: LOG", "name: 1LOG", "line 8: "),
+        ("name: counter", "name: Counter", "line 3: "),
+        ("kind: ActorTemplate", "kind: Deployment", "line 2: "),
+        ("v1alpha1", "v9", "line 1: "),
+        ("onRestoreFailure: Refuse", "onRestoreFailure: Never", "line 17: "),
+        ("{ directory: ./rootfs }", "{ directory: ./a, image: b }", "line 6: "),
+    ];
+    for (from, to, at) in cases {
+        let e = error(&FULL.replace(from, to));
+        assert!(e.starts_with(at) && !e.contains('\n'), "{to}: {e}");
+    }
+}
+
+#[test]
+fn pools_and_actors_are_read_and_an_empty_text_is_refused() {
+    let text = "# a comment\n---\napiVersion: reveille.dev/v1alpha1\nkind: WorkerPool\n\
+                metadata: {name: default}\nspec: {labels: {tier: standard}, workersPerNode: 8}\n\
+                ---\napiVersion: reveille.dev/v1alpha1\nkind: Actor\n\
+                metadata: {name: c, namespace: demo}\nspec: {template: counter}\n";
+    let all = parse_all(text, Path::new("/")).unwrap();
+    assert_eq!(all.iter().map(|m| m.spec.kind()).collect::<Vec<_>>(), ["WorkerPool", "Actor"]);
+    assert_eq!(all[1].namespace(), Some("demo"));
+    assert!(error("# nothing\n").contains("no object"));
+}
+
+#[test]
+fn quantities_are_written_as_they_were_read() {
+    for text in ["256Mi", "1Gi", "1500", "3Ki"] {
+        let bytes: Bytes = serde_json::from_value(text.into()).unwrap();
+        assert_eq!(serde_json::to_value(bytes).unwrap(), text);
+    }
+    for (text, milli) in [("1", 1000), ("0.5", 500), ("250m", 250)] {
+        assert_eq!(serde_json::from_value::<Cpu>(text.into()).unwrap(), Cpu(milli));
+    }
+    assert!(serde_json::from_value::<Cpu>("0".into()).is_err());
+    assert!(serde_json::from_value::<Bytes>("99999999999Ti".into()).is_err());
+}
