@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Everything Reveille says to Envoy, and the process that Envoy is.
+//!
+//! ```text
+//!                    ┌───────────── router process ─────────────┐
+//!   resources::build(Config) ──▶ watch<Arc<Resources>> ──▶ ads::AdsServer ◀── ADS stream ──┐
+//!                    └──────────────────┬───────────────────────┘                          │
+//!                                       └──▶ ads::Fleet (who is connected, what was NACKed)│
+//!                                                                                          │
+//!   supervisor::App ── bootstrap.pb ──▶ Envoy (a child process) ────────────────────────────┘
+//! ```
+//!
+//! - [`resources`]: typed builders of the listener and the clusters, and the names that the router and
+//!   Envoy must agree on ([`resources::names`]).
+//! - [`reply`]: the body of an answer that is not the actor's, the same from Envoy and from the router.
+//! - [`bootstrap`]: the little that Envoy must know before it reaches the ADS server.
+//! - [`ads`]: the ADS server. A sans-IO core that knows both protocols, and a thin driver.
+//! - [`supervisor`]: starts Envoy, restarts it when it dies, drains and ends it; never leaves one behind.
+//!
+//! Not here: what a request is answered with (`reveille-router` speaks ext_proc). The contract between the
+//! two is in [`resources::names`].
+
+pub mod ads;
+pub mod bootstrap;
+mod proto;
+pub mod reply;
+pub mod resources;
+pub mod supervisor;

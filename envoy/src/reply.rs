@@ -1,0 +1,86 @@
+//! The body of an answer that is not the actor's: the same from Envoy and from the router.
+
+use reveille_api::Reason;
+
+/// What the client understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A gRPC call: the status is in `grpc-status`, the body becomes `grpc-message`.
+    Grpc,
+    /// A browser: `Accept` names `text/html`.
+    Html,
+    /// `Accept` names `text/plain`.
+    Text,
+    /// Everybody else: `application/problem+json` (RFC 9457).
+    Json,
+}
+
+impl Shape {
+    /// In the order in which they are tried.
+    pub const ALL: &[Self] = &[Self::Grpc, Self::Html, Self::Text, Self::Json];
+
+    /// The shape for a request with these headers.
+    pub fn of(content_type: Option<&str>, accept: Option<&str>) -> Self {
+        let has = |header: Option<&str>, what| header.is_some_and(|header| header.contains(what));
+        if content_type.is_some_and(|value| value.starts_with("application/grpc")) {
+            Self::Grpc
+        } else if has(accept, "text/html") {
+            Self::Html
+        } else if has(accept, "text/plain") {
+            Self::Text
+        } else {
+            Self::Json
+        }
+    }
+
+    /// The `content-type` of the body.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Grpc => "application/grpc",
+            Self::Html => "text/html; charset=utf-8",
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Json => "application/problem+json",
+        }
+    }
+}
+
+/// The body. Holds nothing but what is in the reason's own row.
+pub fn body(reason: Reason, shape: Shape) -> String {
+    let (status, title) = (reason.http_status(), reason.title());
+    match shape {
+        Shape::Grpc => title.to_owned(),
+        Shape::Text => format!("{title}\n"),
+        Shape::Json => format!(
+            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\"}}\n"
+        ),
+        Shape::Html => format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width\"><title>{status}</title>\
+             <body style=\"font-family:system-ui;margin:15vh auto;max-width:32em;padding:0 1em\">\
+             <h1>{title}</h1><p>{status} · {reason}</p></body></html>\n"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_needs_no_escaping_in_json_in_html_or_in_envoys_formats() {
+        for reason in Reason::ALL {
+            let plain = |c: char| c.is_ascii_alphanumeric() || " .,'_".contains(c);
+            assert!(reason.title().chars().all(plain), "{reason}: {}", reason.title());
+        }
+    }
+
+    #[test]
+    fn the_shape_is_what_the_client_asked_for() {
+        let browser = Some("text/html,application/xhtml+xml,*/*;q=0.8");
+        assert_eq!(Shape::of(None, browser), Shape::Html);
+        assert_eq!(Shape::of(Some("application/grpc+proto"), browser), Shape::Grpc);
+        assert_eq!(Shape::of(Some("application/json"), Some("text/plain")), Shape::Text);
+        assert_eq!(Shape::of(None, Some("*/*")), Shape::Json);
+        assert_eq!(Shape::of(None, None), Shape::Json);
+    }
+}

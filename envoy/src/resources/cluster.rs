@@ -1,0 +1,174 @@
+//! Clusters: the actors, found by metadata; the parts of Reveille, found by address.
+
+use std::{collections::HashMap, time::Duration};
+
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3::{
+            CircuitBreakers, Cluster, UpstreamConnectionOptions, circuit_breakers::Thresholds,
+            cluster,
+        },
+        core::v3::{
+            self as core, Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority, TcpKeepalive,
+        },
+        endpoint::v3::{
+            ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+        },
+    },
+    extensions::upstreams::http::v3::{
+        HttpProtocolOptions,
+        http_protocol_options::{
+            ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+        },
+    },
+    r#type::metadata::v3::{
+        MetadataKey,
+        metadata_key::{PathSegment, path_segment},
+    },
+};
+use reveille_api::net::Address;
+
+use super::{Config, names};
+use crate::proto::{address, any, duration, uint32};
+
+/// An idle connection to an actor is closed after this; a suspended actor's are reset before.
+const ACTOR_IDLE: Duration = Duration::from_secs(60);
+/// Endpoints that were not used for so long are forgotten. They are never used again by another activation.
+const ACTOR_CLEANUP: Duration = Duration::from_secs(60);
+/// Limit of one connection attempt to a part of Reveille.
+const PART_CONNECT: Duration = Duration::from_secs(1);
+/// What a connection may buffer in each direction: it bounds the memory of a large body, and of a request
+/// that is parked.
+pub(super) const BUFFER: u32 = 128 * 1024;
+/// Window of one HTTP/2 stream, and of a connection.
+pub(super) const STREAM_WINDOW: u32 = 128 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// Actors of one protocol. Each request carries its actor's endpoint in dynamic metadata; connections are
+/// pooled by endpoint, and no endpoint is ever used by two activations.
+pub(super) fn actors(name: &str, config: &Config) -> Cluster {
+    let protocol = match name {
+        names::ACTORS_H2C => ProtocolConfig::Http2ProtocolOptions(http2()),
+        _ => ProtocolConfig::HttpProtocolOptions(http1()),
+    };
+    let metadata_key = MetadataKey {
+        key: names::METADATA.into(),
+        path: vec![PathSegment {
+            segment: Some(path_segment::Segment::Key(names::ENDPOINT.into())),
+        }],
+    };
+    Cluster {
+        name: name.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::OriginalDst.into(),
+        )),
+        lb_policy: cluster::LbPolicy::ClusterProvided.into(),
+        lb_config: Some(cluster::LbConfig::OriginalDstLbConfig(cluster::OriginalDstLbConfig {
+            metadata_key: Some(metadata_key),
+            ..Default::default()
+        })),
+        cleanup_interval: duration(ACTOR_CLEANUP),
+        connect_timeout: duration(config.connect),
+        per_connection_buffer_limit_bytes: uint32(BUFFER),
+        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests())),
+        typed_extension_protocol_options: protocol_options(protocol, Some(ACTOR_IDLE)),
+        upstream_connection_options: Some(UpstreamConnectionOptions {
+            tcp_keepalive: Some(TcpKeepalive {
+                keepalive_probes: uint32(3),
+                keepalive_time: uint32(30),
+                keepalive_interval: uint32(10),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A part of Reveille that speaks gRPC at one address. Its streams last as long as what they are for: there
+/// is no timeout on them.
+pub(crate) fn grpc(name: &str, at: &Address, max_requests: u32) -> Cluster {
+    let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    };
+    // Finds a peer that vanished without a FIN. On a Unix socket there is no such thing, and a ping that
+    // comes late on a busy machine would end every stream.
+    let connection_keepalive = matches!(at, Address::Tcp(_)).then(|| core::KeepaliveSettings {
+        interval: duration(Duration::from_secs(30)),
+        timeout: duration(Duration::from_secs(20)),
+        ..Default::default()
+    });
+    let protocol = Http2ProtocolOptions { connection_keepalive, ..http2() };
+    Cluster {
+        name: name.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static.into(),
+        )),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.into(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        connect_timeout: duration(PART_CONNECT),
+        per_connection_buffer_limit_bytes: uint32(CONNECTION_WINDOW),
+        circuit_breakers: Some(circuit_breakers(max_requests)),
+        typed_extension_protocol_options: protocol_options(
+            ProtocolConfig::Http2ProtocolOptions(protocol),
+            None,
+        ),
+        ..Default::default()
+    }
+}
+
+/// Trailers pass, in both directions.
+pub(super) fn http1() -> Http1ProtocolOptions {
+    Http1ProtocolOptions { enable_trailers: true, ..Default::default() }
+}
+
+pub(super) fn http2() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        initial_stream_window_size: uint32(STREAM_WINDOW),
+        initial_connection_window_size: uint32(CONNECTION_WINDOW),
+        ..Default::default()
+    }
+}
+
+/// One entry only: with more, the encoding would depend on the order of a hash map.
+fn protocol_options(
+    protocol: ProtocolConfig,
+    idle: Option<Duration>,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: idle.map(|idle| core::HttpProtocolOptions {
+            idle_timeout: duration(idle),
+            ..Default::default()
+        }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig { protocol_config: Some(protocol) },
+        )),
+        ..Default::default()
+    };
+    HashMap::from([(PROTOCOL_OPTIONS.to_owned(), any(&options))])
+}
+
+/// Envoy's own default of 1,024 would cap parking without a word. Nothing is retried.
+fn circuit_breakers(max_requests: u32) -> CircuitBreakers {
+    let thresholds = |priority: RoutingPriority| Thresholds {
+        priority: priority.into(),
+        max_connections: uint32(max_requests),
+        max_pending_requests: uint32(max_requests),
+        max_requests: uint32(max_requests),
+        max_retries: uint32(0),
+        track_remaining: true,
+        ..Default::default()
+    };
+    CircuitBreakers {
+        thresholds: vec![thresholds(RoutingPriority::Default), thresholds(RoutingPriority::High)],
+        ..Default::default()
+    }
+}

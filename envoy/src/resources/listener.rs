@@ -1,0 +1,167 @@
+//! The HTTP listener: codec, timeouts, filters.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::{
+    config::{
+        common::mutation_rules::v3::{
+            HeaderMutation as Mutation,
+            header_mutation::{Action, RemoveOnMatch},
+        },
+        core::v3::{CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
+        listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, filter},
+    },
+    extensions::filters::{
+        http::{
+            header_mutation::v3::{HeaderMutation, Mutations},
+            router::v3::Router,
+        },
+        network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter,
+            http_connection_manager::{
+                CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, ProxyStatusConfig,
+                RouteSpecifier, ServerHeaderTransformation, UpgradeConfig, proxy_status_config,
+            },
+            http_filter,
+        },
+    },
+    r#type::matcher::v3::{StringMatcher, string_matcher},
+};
+use prost::{Message, Name};
+use reveille_api::net::Address;
+
+use super::{Config, access_log, cluster, ext_proc, local_reply, names, route};
+use crate::proto::{address, any, boolean, duration, uint32};
+
+/// Time to send the headers of a request, all of them.
+const HEADERS: Duration = Duration::from_secs(30);
+/// A connection without any request is closed after this.
+const CONNECTION_IDLE: Duration = Duration::from_secs(15 * 60);
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS: u32 = 1024;
+
+pub(super) fn http(config: &Config) -> Listener {
+    let manager = Filter {
+        name: "envoy.filters.network.http_connection_manager".into(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&connection_manager(config)))),
+    };
+    let mut addresses = config.listen.iter().map(|addr| Some(address(&Address::Tcp(*addr))));
+    Listener {
+        name: names::LISTENER.into(),
+        stat_prefix: names::LISTENER.into(),
+        address: addresses.next().flatten(),
+        additional_addresses: addresses
+            .map(|address| AdditionalAddress { address, ..Default::default() })
+            .collect(),
+        // HTTPS will be a second filter chain, with the same connection manager.
+        filter_chains: vec![FilterChain { filters: vec![manager], ..Default::default() }],
+        per_connection_buffer_limit_bytes: uint32(cluster::BUFFER),
+        ..Default::default()
+    }
+}
+
+fn connection_manager(config: &Config) -> HttpConnectionManager {
+    HttpConnectionManager {
+        stat_prefix: names::LISTENER.into(),
+        codec_type: CodecType::Auto.into(),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: duration(CONNECTION_IDLE),
+            ..Default::default()
+        }),
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..cluster::http1()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            max_concurrent_streams: uint32(STREAMS),
+            // WebSockets over HTTP/2 (RFC 8441).
+            allow_connect: true,
+            ..cluster::http2()
+        }),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route::config())),
+        http_filters: filters(config),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            ..Default::default()
+        }],
+
+        // No limit on the length of a request or an answer, only on silence.
+        stream_idle_timeout: duration(config.stream_idle),
+        request_timeout: duration(Duration::ZERO),
+        request_headers_timeout: duration(HEADERS),
+
+        // Envoy is the edge: what a client says about where it comes from is not believed.
+        use_remote_address: boolean(true),
+        internal_address_config: Some(nobody_is_internal()),
+        generate_request_id: boolean(true),
+        always_set_request_id_in_response: true,
+
+        // The actor sees the request as the client sent it, and the client the actor's answer.
+        normalize_path: boolean(false),
+        merge_slashes: false,
+        path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        proxy_100_continue: true,
+
+        local_reply_config: Some(local_reply::config()),
+        proxy_status_config: Some(ProxyStatusConfig {
+            remove_details: true,
+            remove_connection_termination_details: true,
+            remove_response_flags: true,
+            set_recommended_response_code: false,
+            proxy_name: Some(proxy_status_config::ProxyName::LiteralProxyName("reveille".into())),
+        }),
+        access_log: access_log::access_log(&config.access_log),
+        ..Default::default()
+    }
+}
+
+/// Requests of "internal" clients may carry headers that tell Envoy to retry, and Envoy takes every private
+/// address for internal unless a range is given. No connection comes from this one.
+fn nobody_is_internal() -> InternalAddressConfig {
+    InternalAddressConfig {
+        cidr_ranges: vec![CidrRange {
+            address_prefix: "255.255.255.255".into(),
+            prefix_len: uint32(32),
+        }],
+        unix_sockets: false,
+    }
+}
+
+fn filters(config: &Config) -> Vec<HttpFilter> {
+    // Ours are not for clients to set, and Envoy's would tell it to retry or to time out.
+    let remove = |prefix: &str| Mutation {
+        action: Some(Action::RemoveOnMatch(RemoveOnMatch {
+            key_matcher: Some(StringMatcher {
+                match_pattern: Some(string_matcher::MatchPattern::Prefix(prefix.into())),
+                ignore_case: true,
+            }),
+        })),
+    };
+    let strip = HeaderMutation {
+        mutations: Some(Mutations {
+            request_mutations: vec![remove(names::HEADER_PREFIX), remove("x-envoy-")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let router = Router {
+        suppress_envoy_headers: true,
+        // Nobody reads them, and they cost a little on every request.
+        dynamic_stats: boolean(false),
+        ..Default::default()
+    };
+    vec![
+        http_filter("envoy.filters.http.header_mutation", &strip),
+        http_filter("envoy.filters.http.ext_proc", &ext_proc::filter(&config.ladder)),
+        http_filter("envoy.filters.http.router", &router),
+    ]
+}
+
+fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}

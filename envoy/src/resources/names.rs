@@ -1,0 +1,43 @@
+//! The names that the router and Envoy must agree on.
+//!
+//! The router answers the `request_headers` message of each ext_proc stream with one of:
+//!
+//! | outcome | `ProcessingResponse` |
+//! | --- | --- |
+//! | go on to an `http1` actor | `request_headers` without mutations; `dynamic_metadata` [`METADATA`] with [`ENDPOINT`] |
+//! | go on to an `h2c` actor | the same, with [`PROTOCOL`] = [`H2C`] and `clear_route_cache: true` in the `CommonResponse`: the route was chosen before the answer came |
+//! | refuse | `immediate_response`, with the header [`REASON_HEADER`], its body and `content-type`; for a gRPC caller also `grpc_status` |
+//!
+//! and keeps the stream open: its end is the end of the request. When the actor's answer has trailers, a
+//! `response_trailers` message follows and must be answered by an empty `response_trailers`.
+//! Header mutations are ignored, but for these headers of an immediate response: `x-reveille-*`, `content-type`,
+//! `retry-after`, `proxy-status`, `cache-control`, `allow`, `www-authenticate`, `grpc-*`.
+
+/// Cluster of actors that speak HTTP/1.1. The default.
+pub const ACTORS_HTTP1: &str = "actors-http1";
+/// Cluster of actors that speak HTTP/2 with prior knowledge.
+pub const ACTORS_H2C: &str = "actors-h2c";
+/// Cluster of the router's ext_proc server.
+pub const ROUTER: &str = "router";
+/// The HTTP listener, its route configuration and its statistics.
+pub const LISTENER: &str = "http";
+
+/// Namespace of the router's dynamic metadata. Nothing else is taken from its answers.
+pub const METADATA: &str = "reveille";
+/// Key: where the actor is, "address:port". A string.
+pub const ENDPOINT: &str = "endpoint";
+/// Key: [`H2C`], or absent for HTTP/1.1.
+pub const PROTOCOL: &str = "protocol";
+/// Value of [`PROTOCOL`].
+pub const H2C: &str = "h2c";
+/// Key, optional: becomes [`WAKE_HEADER`] of the answer. Set on requests that waited for a wake.
+pub const WAKE: &str = "wake";
+/// Key, optional: becomes a `server-timing` header of the answer, after the actor's own.
+pub const SERVER_TIMING: &str = "server_timing";
+
+/// Why a request was refused. On every answer that is not the actor's, never on one that is.
+pub const REASON_HEADER: &str = "x-reveille-reason";
+/// How the actor was woken for this request. Never from the actor.
+pub const WAKE_HEADER: &str = "x-reveille-wake";
+/// Headers with this prefix are Reveille's: removed from what clients send.
+pub const HEADER_PREFIX: &str = "x-reveille-";

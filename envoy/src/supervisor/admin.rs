@@ -1,0 +1,106 @@
+//! Envoy's admin interface, as far as it is needed here.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use reveille_api::net::{Address, Io};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER: usize = 64 * 1024;
+
+pub(super) struct Admin {
+    at: Address,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot connect")]
+    Connect(#[from] io::Error),
+    #[error("the exchange failed")]
+    Http(#[from] hyper::Error),
+    #[error("the answer cannot be read: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    #[error("no answer in time")]
+    Timeout,
+    #[error("the answer is not understood: {0:?}")]
+    Answer(String),
+}
+
+impl Admin {
+    pub(super) fn new(at: Address) -> Self {
+        Self { at }
+    }
+
+    /// Live, with a configuration, and not draining.
+    pub(super) async fn is_ready(&self) -> bool {
+        self.call(Method::GET, "/ready").await.is_ok()
+    }
+
+    /// Not ready any more; connections are closed after the request they carry.
+    pub(super) async fn fail_health_check(&self) -> Result<(), Error> {
+        self.call(Method::POST, "/healthcheck/fail").await.map(drop)
+    }
+
+    /// Accepts no connection any more; those it has go on.
+    pub(super) async fn stop_listening(&self) -> Result<(), Error> {
+        self.call(Method::POST, "/drain_listeners").await.map(drop)
+    }
+
+    /// Requests in flight.
+    pub(super) async fn active_requests(&self) -> Result<u64, Error> {
+        let path = format!(
+            "/stats?filter=^http.{}.downstream_rq_active$",
+            crate::resources::names::LISTENER
+        );
+        let answer = self.call(Method::GET, &path).await?;
+        let number = answer.trim().rsplit_once(": ").and_then(|(_, number)| number.parse().ok());
+        match number {
+            Some(number) => Ok(number),
+            // The listener was never made.
+            None if answer.trim().is_empty() => Ok(0),
+            None => Err(Error::Answer(answer)),
+        }
+    }
+
+    async fn call(&self, method: Method, path: &str) -> Result<String, Error> {
+        let call = async {
+            let io = match &self.at {
+                Address::Tcp(addr) => Io::Tcp(TcpStream::connect(addr).await?),
+                Address::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
+            };
+            let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
+            let mut request = Request::new(Empty::<Bytes>::new());
+            *request.method_mut() = method;
+            *request.uri_mut() = path.parse().unwrap_or_default();
+            request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("admin"));
+            let exchange = async {
+                let answer = sender.send_request(request).await?;
+                let status = answer.status();
+                let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+                let body = body.map_err(Error::Body)?.to_bytes();
+                if status != StatusCode::OK {
+                    return Err(Error::Status(status));
+                }
+                Ok(String::from_utf8_lossy(&body).into_owned())
+            };
+            tokio::pin!(connection, exchange);
+            tokio::select! {
+                answer = &mut exchange => answer,
+                ended = &mut connection => {
+                    ended?;
+                    exchange.await
+                }
+            }
+        };
+        time::timeout(TIMEOUT, call).await.unwrap_or(Err(Error::Timeout))
+    }
+}

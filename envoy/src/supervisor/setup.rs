@@ -1,0 +1,149 @@
+//! From a [`Config`] to an [`App`]: everything that can fail before Envoy runs.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use reveille_api::net::Address;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::watch;
+
+use super::{
+    App, BinaryError, Config, State,
+    binary::{self},
+    launcher::Launcher,
+    leftover,
+};
+use crate::bootstrap;
+
+/// Why Envoy was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The binary is missing, broken or too old.
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    /// A file operation failed.
+    #[error("cannot {operation} {path}", path = path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// Two supervisors would fight over one directory.
+    #[error("another supervisor runs Envoy in {dir}: stop it, or choose another directory", dir = .0.display())]
+    Locked(PathBuf),
+    /// Somebody else listens where Envoy is to listen.
+    #[error("cannot listen on {addr}: stop what uses it, or choose another address")]
+    Address {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Whoever reaches the admin interface can do everything.
+    #[error("Envoy's admin interface may listen on loopback only, not on {0}")]
+    PublicAdmin(SocketAddr),
+    /// An Envoy of an earlier supervisor is there and stays.
+    #[error("cannot end the Envoy that an earlier supervisor left behind")]
+    Leftover(#[source] io::Error),
+    /// No thread.
+    #[error("cannot start the launcher thread")]
+    Launcher(#[source] io::Error),
+}
+
+pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
+    if let Some(admin) = config.admin.filter(|admin| !admin.ip().is_loopback()) {
+        return Err(BuildError::PublicAdmin(admin));
+    }
+    let version = binary::version(&config.binary).await?;
+    let dir = &config.dir;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| file("make the directory", dir, source))?;
+    // The path stands in Envoy's command line, by which it is found again.
+    config.dir = fs::canonicalize(dir).map_err(|source| file("find", dir, source))?;
+    let lock = lock(&config.dir)?;
+    let bootstrap = config.bootstrap();
+    let (binary, path) = (config.binary.clone(), bootstrap.clone());
+    tokio::task::spawn_blocking(move || leftover::kill(&binary, &path))
+        .await
+        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+        .map_err(BuildError::Leftover)?;
+    if let Address::Unix(socket) = config.admin_address() {
+        remove_socket(&socket)?;
+    }
+    for addr in config.admin.iter().chain(&config.listen) {
+        // Without SO_REUSEPORT, with which two Envoys would share the port without a word.
+        TcpListener::bind(addr).map_err(|source| BuildError::Address { addr: *addr, source })?;
+    }
+    let encoded = bootstrap::encode(&bootstrap::Config {
+        node_id: config.node_id.clone(),
+        xds: config.xds.clone(),
+        protocol: config.protocol,
+        admin: Some(config.admin_address()),
+        max_connections: config.max_connections,
+    });
+    write(&bootstrap, &encoded).map_err(|source| file("write", &bootstrap, source))?;
+    raise_file_limit();
+    let launcher = Launcher::start().map_err(BuildError::Launcher)?;
+    tracing::debug!(%version, bootstrap = %bootstrap.display(), "ready to start Envoy");
+    Ok(App { config, _lock: lock, launcher, state: watch::Sender::new(State::Starting) })
+}
+
+fn file(operation: &'static str, path: &Path, source: io::Error) -> BuildError {
+    BuildError::File { operation, path: path.into(), source }
+}
+
+/// Held as long as the file is open, whoever dies how.
+fn lock(dir: &Path) -> Result<File, BuildError> {
+    let path = dir.join("lock");
+    let failed = |source| file("lock", &path, source);
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(BuildError::Locked(dir.into())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn remove_socket(path: &Path) -> Result<(), BuildError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(file("remove", path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whole or not at all, and readable by its owner only.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    fs::rename(new, path)
+}
+
+/// Envoy needs a descriptor for each connection on either side, and starts with what we have.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
+    }
+}

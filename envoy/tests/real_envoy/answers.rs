@@ -1,0 +1,245 @@
+//! The answers that are not the actor's.
+
+use std::time::Duration;
+
+use hyper::{Request, StatusCode};
+use reveille_api::{Ladder, Reason};
+use reveille_envoy::reply::{self, Shape};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    actor::Actor,
+    harness::{Answer, Options, PATIENCE, Script, Stack, envoy_or_skip, free_port},
+};
+
+/// The whole shape of an answer, as the design has it.
+fn assert_shape(answer: &Answer, reason: Reason, shape: Shape) {
+    assert_eq!(answer.header("x-reveille-reason"), reason.name(), "{:?}", answer.headers);
+    assert_eq!(answer.header("content-type"), shape.content_type());
+    if shape == Shape::Grpc {
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.header("grpc-status"), i32::from(reason.grpc_code()).to_string());
+        assert_eq!(answer.header("grpc-message"), reason.title());
+    } else {
+        assert_eq!(answer.status.as_u16(), reason.http_status());
+        assert_eq!(answer.body, reply::body(reason, shape));
+    }
+    let retry_after = answer.header("retry-after");
+    match reason.retry_after() {
+        None => assert_eq!(retry_after, ""),
+        Some(least) => {
+            let secs: u64 = retry_after.parse().unwrap();
+            assert!((least.as_secs()..=2 * least.as_secs()).contains(&secs), "{secs}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_refuses_is_upstream_connect_failed_in_the_shape_the_client_asked_for() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    let gone = Script::GoOn { endpoint: free_port(), h2c: false, extra: Vec::new() };
+    stack.router.on("a.demo.test", gone);
+    let shapes = [
+        ("accept", "*/*", Shape::Json),
+        ("accept", "text/html,*/*;q=0.8", Shape::Html),
+        ("accept", "text/plain", Shape::Text),
+        ("content-type", "application/grpc", Shape::Grpc),
+    ];
+    for (name, value, shape) in shapes {
+        let request = Request::get(stack.uri("/?q=1")).header("host", "a.demo.test");
+        let answer = stack.send(request.header(name, value)).await;
+        assert_shape(&answer, Reason::UpstreamConnectFailed, shape);
+        assert_eq!(answer.header("proxy-status"), "reveille; error=connection_refused");
+        assert!(!answer.body.contains("127.0.0.1"), "{}", answer.body);
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_not_sent_again_after_the_actor_broke_its_connection() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    let actor = Actor::start().await;
+    stack
+        .router
+        .on("a.demo.test", Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() });
+    let request = Request::get(stack.uri("/break"))
+        .header("host", "a.demo.test")
+        .header("x-envoy-retry-on", "reset")
+        .header("x-envoy-max-retries", "5");
+    let answer = stack.send(request).await;
+    assert_shape(&answer, Reason::UpstreamReset, Shape::Json);
+    assert_eq!(actor.requests(), 1);
+    assert_eq!(stack.get("a.demo.test", "/").await.status, StatusCode::OK);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_router_refuses_is_answered_as_the_router_says() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    for reason in Reason::ALL {
+        stack.router.on("a.demo.test", Script::Refuse(*reason, Shape::Json));
+        let request = Request::get(stack.uri("/")).header("host", "a.demo.test");
+        let answer = stack.send(request.header("accept", "text/html")).await;
+        assert_eq!(answer.status.as_u16(), reason.http_status());
+        assert_eq!(answer.header("x-reveille-reason"), reason.name());
+        assert_eq!(answer.header("content-type"), Shape::Json.content_type());
+        assert_eq!(answer.header("retry-after"), "7");
+        assert_eq!(answer.body, reply::body(*reason, Shape::Json));
+
+        stack.router.on("a.demo.test", Script::Refuse(*reason, Shape::Grpc));
+        let request = Request::post(stack.uri("/")).header("host", "a.demo.test");
+        let answer = stack.send(request.header("content-type", "application/grpc")).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.header("content-type"), "application/grpc");
+        assert_eq!(answer.header("grpc-status"), i32::from(reason.grpc_code()).to_string());
+        assert_eq!(answer.header("grpc-message"), reason.title());
+        assert_eq!(answer.header("x-reveille-reason"), reason.name());
+    }
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_router_the_answer_is_control_plane_unavailable_until_it_is_back() {
+    let binary = envoy_or_skip!();
+    let mut stack = Stack::start(binary, Options::default()).await;
+    let actor = Actor::start().await;
+    stack
+        .router
+        .on("a.demo.test", Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() });
+    assert_eq!(stack.get("a.demo.test", "/").await.status, StatusCode::OK);
+    stack.ext_proc = None;
+    for _ in 0..3 {
+        let answer = stack.get("a.demo.test", "/").await;
+        assert_shape(&answer, Reason::ControlPlaneUnavailable, Shape::Json);
+    }
+    stack.restart_router().await;
+    assert_eq!(stack.get("a.demo.test", "/").await.status, StatusCode::OK);
+    stack.stop().await;
+}
+
+/// The router counts what is in flight by its streams. A request that outlived them would be counted by nobody,
+/// and its actor put to sleep under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_ends_with_the_router_that_counted_it() {
+    let binary = envoy_or_skip!();
+    let mut stack = Stack::start(binary, Options::default()).await;
+    let actor = Actor::start().await;
+    stack
+        .router
+        .on("a.demo.test", Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() });
+    let mut client = TcpStream::connect(stack.front).await.unwrap();
+    client.write_all(b"GET /stream HTTP/1.1\r\nHost: a.demo.test\r\n\r\n").await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"tick\n\r\n") {
+        timeout(PATIENCE, client.read_buf(&mut read)).await.unwrap().unwrap();
+    }
+    stack.ext_proc = None;
+    let _ = timeout(PATIENCE, client.read_to_end(&mut read)).await.expect("it is cut");
+    assert!(!read.ends_with(b"0\r\n\r\n"), "not a whole answer");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_does_not_answer_is_wake_timeout_and_too_many_requests_are_parking_full() {
+    let binary = envoy_or_skip!();
+    let ms = Duration::from_millis(1);
+    let ladder = Ladder::new(ms, 2 * ms, 1, 2).unwrap();
+    let stack = Stack::start(binary, Options { ladder, ..Options::default() }).await;
+    stack.router.on("a.demo.test", Script::Silence);
+    let started = tokio::time::Instant::now();
+    let mut open = stack.router.open.subscribe();
+    let third = async {
+        timeout(PATIENCE, open.wait_for(|open| *open == 2)).await.unwrap().unwrap();
+        stack.get("a.demo.test", "/").await
+    };
+    let (one, two, third) =
+        tokio::join!(stack.get("a.demo.test", "/"), stack.get("a.demo.test", "/"), third);
+    assert_shape(&third, Reason::ParkingFull, Shape::Json);
+    for late in [one, two] {
+        assert_shape(&late, Reason::WakeTimeout, Shape::Json);
+    }
+    // Envoy's timers are no finer than a millisecond.
+    assert!(started.elapsed() + 50 * ms >= ladder.ext_proc(), "{:?}", started.elapsed());
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_upstream_timeout_and_a_stream_that_speaks_has_no_limit() {
+    let binary = envoy_or_skip!();
+    let ms = Duration::from_millis(1);
+    let ladder = Ladder::new(ms, 2 * ms, 1, 100).unwrap();
+    let stream_idle = ladder.ext_proc() + 500 * ms;
+    let stack = Stack::start(binary, Options { ladder, stream_idle, ..Options::default() }).await;
+    let actor = Actor::start().await;
+    stack
+        .router
+        .on("a.demo.test", Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() });
+    let (silent, stream) =
+        tokio::join!(stack.get("a.demo.test", "/hang"), stack.get("a.demo.test", "/stream?n=140"));
+    assert_shape(&silent, Reason::UpstreamTimeout, Shape::Json);
+    assert_eq!(stream.body.lines().count(), 140);
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_does_not_answer_a_connection_is_upstream_connect_failed_in_a_second() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    // A listener that accepts nothing, and whose queue is full.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(0).unwrap();
+    let endpoint = full.local_addr().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(Ok(filler)) =
+        timeout(Duration::from_millis(300), TcpStream::connect(endpoint)).await
+    {
+        fillers.push(filler);
+    }
+    stack.router.on("a.demo.test", Script::GoOn { endpoint, h2c: false, extra: Vec::new() });
+    let started = tokio::time::Instant::now();
+    let answer = stack.get("a.demo.test", "/").await;
+    assert_shape(&answer, Reason::UpstreamConnectFailed, Shape::Json);
+    let took = started.elapsed();
+    assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_not_http_is_told_so_plainly() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    for host in ["", "Host: a/b\r\n", "Host: a b\r\n", "Host: \u{e4}\r\n"] {
+        let answer =
+            raw(&stack, &format!("GET / HTTP/1.1\r\n{host}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{host}: {answer}");
+        assert!(answer.contains("x-reveille-reason: invalid_host"), "{host}: {answer}");
+    }
+    assert!(stack.router.seen.lock().unwrap().is_empty());
+    let malformed = [
+        ("garbage\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nHost: a.demo.test\r\nTransfer-Encoding: foo\r\n\r\n", "501"),
+    ];
+    for (request, status) in malformed {
+        let answer = raw(&stack, request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(!answer.contains("x-reveille-reason"), "{answer}");
+    }
+    stack.stop().await;
+}
+
+/// The answer until the connection is closed.
+async fn raw(stack: &Stack, request: &str) -> String {
+    let mut client = TcpStream::connect(stack.front).await.unwrap();
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
