@@ -1,1 +1,55 @@
-//! Placeholder.
+//! The router: holds a request while its actor wakes, and tells Envoy where to send it.
+//!
+//! ```text
+//!               ExtProc: one stream per request           Session: one stream
+//!   Envoy ────────────────────────────────▶ ext_proc      ◀─────────────────────▶ control plane
+//!     │  ◀── endpoint, or a refusal ───────    │          session ── revoke ──┐       ▲
+//!     │                                     router        (activity, acks)    │       │ Wake
+//!     │  ◀── ADS (reveille-envoy) ─            │                              ▼       │
+//!     │                                        └──▶ table of actors ◀── drains ── wake tasks
+//!     │                                             (actor, binding, activation, parking)
+//!     └── the request itself ──▶ actor
+//! ```
+//!
+//! | part | is |
+//! | --- | --- |
+//! | `ext_proc` | the server Envoy asks; the life of its streams is the in-flight count |
+//! | `router` | the way of one request; what all parts share |
+//! | `table`, `actor` | bindings and waiting requests; a pure state machine for each actor |
+//! | `activation`, `binding` | requests in flight of one epoch; where they go, with the answer made beforehand |
+//! | `parking` | limits of how many may wait |
+//! | `wake` | one owned task per waking actor |
+//! | `revoke` | taking a binding back and acknowledging it |
+//! | `session` | the stream with the control plane, begun again for ever |
+//! | `answer`, `refusal` | what Envoy is told |
+//! | `status`, `metrics`, `exposition`, `progress` | what an operator sees |
+//!
+//! Invariants kept here: a request to a bound actor makes no call and takes no parking place; any number of requests to a
+//! sleeping actor make one wake; who leaves frees a place at once and cancels nothing; a binding revoked is given out no
+//! more, whichever order reply and revoke arrive in; bindings outlive the session.
+//!
+//! Not here: who may wake what and where it runs (control plane), Envoy's configuration (`reveille-envoy`), the data
+//! itself, which never passes through this process.
+
+mod activation;
+mod actor;
+mod answer;
+mod app;
+mod binding;
+mod bounded;
+mod exposition;
+mod ext_proc;
+mod metrics;
+mod parking;
+mod progress;
+mod refusal;
+mod revoke;
+mod router;
+mod session;
+mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wake;
+
+pub use app::{Addrs, App, BuildError, Config, Error};

@@ -1,0 +1,175 @@
+//! Answers to Envoy that let a request go on, encoded as they travel.
+//!
+//! Routing data is dynamic metadata ([`names`]); no header a client could see or send carries it.
+//!
+//! | key | in | value |
+//! | --- | --- | --- |
+//! | `endpoint` | every answer | `ip:port` of the activation |
+//! | `protocol` | answers for an h2c actor | `h2c`; the route is chosen again by it |
+//! | `wake` | answers to requests that were parked | how the activation came to serve |
+//! | `server_timing` | the same | a `Server-Timing` value: what the request waited for, in milliseconds |
+
+use std::{collections::HashMap, fmt::Write, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use envoy_types::pb::{
+    envoy::service::ext_proc::v3::{
+        BodyResponse, CommonResponse, HeadersResponse, ProcessingResponse, TrailersResponse,
+        processing_response::Response,
+    },
+    google::protobuf::{Struct, Value, value::Kind},
+};
+use prost::Message;
+use reveille_api::proto::{WakeKind, WakePhases};
+use reveille_envoy::resources::names;
+
+use crate::{binding::Protocol, ext_proc::wire::Phase};
+
+/// To a request whose actor is bound: always the same for one binding.
+pub(crate) fn warm(endpoint: SocketAddr, protocol: Protocol) -> Bytes {
+    go_on(endpoint, protocol, [])
+}
+
+/// To a request that was parked for `held`.
+pub(crate) fn woken(
+    endpoint: SocketAddr,
+    protocol: Protocol,
+    kind: WakeKind,
+    held: Duration,
+    phases: &WakePhases,
+) -> Bytes {
+    let timing = server_timing(held, phases);
+    go_on(
+        endpoint,
+        protocol,
+        [(names::WAKE, kind_name(kind).into()), (names::SERVER_TIMING, timing)],
+    )
+}
+
+/// To the phases Envoy has no need to send; each has its own empty answer.
+pub(crate) fn empty(phase: Phase) -> Bytes {
+    let response = match phase {
+        Phase::RequestHeaders => Response::RequestHeaders(HeadersResponse::default()),
+        Phase::ResponseHeaders => Response::ResponseHeaders(HeadersResponse::default()),
+        Phase::RequestBody => Response::RequestBody(BodyResponse::default()),
+        Phase::ResponseBody => Response::ResponseBody(BodyResponse::default()),
+        Phase::RequestTrailers => Response::RequestTrailers(TrailersResponse::default()),
+        Phase::ResponseTrailers => Response::ResponseTrailers(TrailersResponse::default()),
+    };
+    encode(&ProcessingResponse { response: Some(response), ..Default::default() })
+}
+
+pub(crate) fn encode(response: &ProcessingResponse) -> Bytes {
+    response.encode_to_vec().into()
+}
+
+/// The name of a wake kind in metadata and metrics.
+pub(crate) fn kind_name(kind: WakeKind) -> &'static str {
+    match kind {
+        WakeKind::Unspecified | WakeKind::None => "none",
+        WakeKind::ColdStart => "cold_start",
+        WakeKind::Restored => "restored",
+        WakeKind::PreviousSnapshot => "previous_snapshot",
+        WakeKind::ColdStartAfterFailure => "cold_start_after_failure",
+        WakeKind::Thawed => "thawed",
+        WakeKind::Resumed => "resumed",
+    }
+}
+
+fn go_on<const N: usize>(
+    endpoint: SocketAddr,
+    protocol: Protocol,
+    more: [(&'static str, String); N],
+) -> Bytes {
+    let h2c = protocol == Protocol::H2c;
+    let mut fields = vec![(names::ENDPOINT, endpoint.to_string())];
+    fields.extend(h2c.then(|| (names::PROTOCOL, names::H2C.to_owned())));
+    fields.extend(more);
+    let fields = fields.into_iter().map(|(key, value)| (key, Kind::StringValue(value)));
+    let reveille = (names::METADATA, Kind::StructValue(structure(fields)));
+    let common = CommonResponse { clear_route_cache: h2c, ..Default::default() };
+    encode(&ProcessingResponse {
+        response: Some(Response::RequestHeaders(HeadersResponse { response: Some(common) })),
+        dynamic_metadata: Some(structure([reveille])),
+        ..Default::default()
+    })
+}
+
+fn structure(fields: impl IntoIterator<Item = (&'static str, Kind)>) -> Struct {
+    let fields = fields.into_iter().map(|(key, kind)| (key.to_owned(), Value { kind: Some(kind) }));
+    Struct { fields: fields.collect::<HashMap<_, _>>() }
+}
+
+/// The phases of a wake as this request met them. `park` is what no other phase explains, so that the request which
+/// started the wake sees phases that add up to its wait.
+fn server_timing(held: Duration, phases: &WakePhases) -> String {
+    let named = [
+        ("place", phases.place_us),
+        ("fetch", phases.fetch_us),
+        ("restore", phases.restore_us),
+        ("ready", phases.ready_us),
+    ];
+    let explained = named.iter().map(|(_, us)| us).sum();
+    let park = (held.as_micros() as u64).saturating_sub(explained);
+    let mut text = String::with_capacity(96);
+    for (name, us) in [("park", park)].iter().chain(&named) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{separator}{name};dur={:.1}", *us as f64 / 1000.0);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(answer: &Bytes) -> Vec<(String, String)> {
+        let response = ProcessingResponse::decode(answer.clone()).unwrap();
+        let outer = response.dynamic_metadata.unwrap().fields.remove("reveille").unwrap();
+        let Some(Kind::StructValue(inner)) = outer.kind else { panic!("{outer:?}") };
+        let text = |v: Value| match v.kind {
+            Some(Kind::StringValue(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let mut fields: Vec<_> = inner.fields.into_iter().map(|(k, v)| (k, text(v))).collect();
+        fields.sort();
+        fields
+    }
+
+    #[test]
+    fn a_warm_answer_names_the_endpoint_and_nothing_else() {
+        let answer = warm("10.1.2.3:20001".parse().unwrap(), Protocol::Http1);
+        assert_eq!(metadata(&answer), [("endpoint".into(), "10.1.2.3:20001".into())]);
+        let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
+        let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
+        assert!(!headers.response.unwrap().clear_route_cache);
+    }
+
+    #[test]
+    fn only_h2c_chooses_the_route_again() {
+        let answer = warm("10.1.2.3:20001".parse().unwrap(), Protocol::H2c);
+        assert!(metadata(&answer).contains(&("protocol".into(), "h2c".into())));
+        let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
+        let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
+        assert!(headers.response.unwrap().clear_route_cache);
+    }
+
+    #[test]
+    fn the_phases_of_the_request_that_started_the_wake_add_up_to_its_wait() {
+        let phases = WakePhases {
+            place_us: 1_000,
+            fetch_us: 0,
+            restore_us: 80_000,
+            ready_us: 4_000,
+            total_us: 85_000,
+        };
+        let held = Duration::from_micros(87_500);
+        let endpoint = "10.1.2.3:20001".parse().unwrap();
+        let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases);
+        let fields = metadata(&answer);
+        assert_eq!(fields[2], ("wake".into(), "restored".into()));
+        let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0";
+        assert_eq!(fields[1], ("server_timing".into(), timing.into()));
+    }
+}

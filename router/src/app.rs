@@ -1,0 +1,313 @@
+//! From [`Config`] to a running router, and to its orderly end.
+//!
+//! ```text
+//!  shutdown ─▶ not ready ─▶ nothing in flight, nothing parked (or `drain` passed)
+//!           ─▶ configuration streams and listeners end ─▶ wakes, drains and the session end
+//! ```
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use prometheus_client::registry::Registry;
+use reveille_api::{
+    Ladder, Zone,
+    net::{Address, ListenError, Listener},
+    task,
+};
+use reveille_envoy::{
+    ads::{AdsServer, Fleet},
+    resources::{self, AccessLog, Resources},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{
+    activation::Clock,
+    ext_proc::ExtProc,
+    metrics::Metrics,
+    parking::Parking,
+    progress::Progress,
+    router::Router,
+    session,
+    status::{self, Status},
+    table::{Policy, Table},
+};
+
+/// Requests that may wait for one actor whose template is not known yet: the template's default.
+const MAX_PARKED: usize = 1_000;
+/// Flow-control window of a connection from Envoy: every parked request's message at once.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Health checks and configuration streams, above the requests.
+const EXTRA_STREAMS: u32 = 1_024;
+/// How often a drain looks whether it is done.
+const LOOK: Duration = Duration::from_millis(20);
+/// What servers and tasks get to end in once they were told to.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How a router is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where Envoy reaches it: ExtProc, ADS and health in one gRPC server.
+    pub listen: Address,
+    /// Status page, metrics and probes.
+    pub status: SocketAddr,
+    /// Where it reaches the control plane.
+    pub control_plane: Address,
+    /// The actors' domain.
+    pub zone: Zone,
+    /// Timeouts and limits.
+    pub ladder: Ladder,
+    /// This router's name; it stays over restarts and no other router has it.
+    pub router: String,
+    /// Where Envoy listens for clients.
+    pub http: Vec<SocketAddr>,
+    /// Envoy's access log; its standard output when there is none.
+    pub access_log: Option<PathBuf>,
+    /// The part of the parking places that one namespace may take, in percent.
+    pub namespace_share: u8,
+    /// How long a shutdown waits for requests in flight.
+    pub drain: Duration,
+}
+
+/// Why a router could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Plain gRPC would be open to the network.
+    #[error(
+        "the router does not listen on {0}: without TLS it takes a Unix socket or a loopback address"
+    )]
+    NotLocal(SocketAddr),
+    /// Not a share.
+    #[error("the namespace share of the parking places is {0} %: write 1 to 100")]
+    Share(u8),
+    /// The gRPC address is taken or not ours.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The status address is taken or not ours.
+    #[error("cannot listen on {address} for the status page")]
+    Status {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not tell where we listen.
+    #[error("cannot tell where the router listens")]
+    Address(#[source] io::Error),
+    /// Envoy would be told something that makes no sense.
+    #[error(transparent)]
+    Envoy(#[from] resources::Error),
+}
+
+/// Why a router ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The gRPC server failed.
+    #[error("the gRPC server failed")]
+    Grpc(#[from] tonic::transport::Error),
+    /// The status server failed.
+    #[error("the status server failed")]
+    Status(#[source] io::Error),
+    /// A part that never ends did.
+    #[error("{0} ended")]
+    Ended(&'static str),
+    /// A part panicked.
+    #[error("a task failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Where a router listens, with the ports the kernel chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addrs {
+    /// ExtProc, ADS and health.
+    pub grpc: Address,
+    /// Status page, metrics and probes.
+    pub status: SocketAddr,
+}
+
+/// A router that is bound and not yet running.
+#[derive(Debug)]
+pub struct App {
+    router: Arc<Router>,
+    registry: Registry,
+    acks: mpsc::UnboundedReceiver<reveille_api::proto::RevokeAck>,
+    addrs: Addrs,
+    grpc: Listener,
+    status: TcpListener,
+    resources: Resources,
+    drain: Duration,
+}
+
+impl Config {
+    /// Checks everything and binds the listeners. Nothing runs yet.
+    pub async fn build(self) -> Result<App, BuildError> {
+        if let Address::Tcp(address) = self.listen
+            && !address.ip().is_loopback()
+        {
+            return Err(BuildError::NotLocal(address));
+        }
+        let share = match self.namespace_share {
+            share @ 1..=100 => usize::from(share),
+            share => return Err(BuildError::Share(share)),
+        };
+        let grpc = self.listen.listen().await?;
+        let addrs_grpc = grpc.address().map_err(BuildError::Address)?;
+        let status = TcpListener::bind(self.status)
+            .await
+            .map_err(|source| BuildError::Status { address: self.status, source })?;
+        let status_addr = status.local_addr().map_err(BuildError::Address)?;
+        let mut envoy = resources::Config::new(self.http, addrs_grpc.clone());
+        envoy.ladder = self.ladder;
+        if let Some(path) = self.access_log {
+            envoy.access_log = AccessLog::File(path);
+        }
+        let resources = resources::build(&envoy)?;
+        let mut registry = Registry::default();
+        let (ack_sender, acks) = mpsc::unbounded_channel();
+        let parts = Parts {
+            name: self.router,
+            zone: self.zone,
+            ladder: self.ladder,
+            share,
+            acks: ack_sender,
+        };
+        let router = parts.assemble(self.control_plane.channel(), &mut registry);
+        let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
+        Ok(App { router, registry, acks, addrs, grpc, status, resources, drain: self.drain })
+    }
+}
+
+/// What a [`Router`] is made of.
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) zone: Zone,
+    pub(crate) ladder: Ladder,
+    /// In percent.
+    pub(crate) share: usize,
+    pub(crate) acks: mpsc::UnboundedSender<reveille_api::proto::RevokeAck>,
+}
+
+impl Parts {
+    pub(crate) fn assemble(
+        self,
+        control_plane: tonic::transport::Channel,
+        registry: &mut Registry,
+    ) -> Arc<Router> {
+        let metrics = Metrics::new(registry);
+        let capacity = self.ladder.max_parked() as usize;
+        let share = (capacity * self.share / 100).max(1);
+        let parking = Parking::new(capacity, share, metrics.parked.clone());
+        let policy = Policy { max_parked: MAX_PARKED, park: self.ladder.park() };
+        Arc::new(Router {
+            name: self.name,
+            instance: Uuid::now_v7().to_string(),
+            zone: self.zone,
+            ladder: self.ladder,
+            table: Table::new(parking, policy, Clock::start(), metrics.clone()),
+            metrics,
+            control_plane,
+            session: session::State::default(),
+            acks: self.acks,
+            wakes: Progress::default(),
+            revokes: Progress::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            started: Instant::now(),
+        })
+    }
+}
+
+impl App {
+    /// Where it listens.
+    pub fn addrs(&self) -> &Addrs {
+        &self.addrs
+    }
+
+    #[cfg(test)]
+    pub(crate) fn router(&self) -> Arc<Router> {
+        Arc::clone(&self.router)
+    }
+
+    /// Serves until `shutdown`, then drains; or until something fails.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { router, registry, acks, addrs, grpc, status, resources, drain } = self;
+        let fleet = Fleet::default();
+        // Held here: the streams of its receivers end when it is dropped.
+        let (_resources, watch) = watch::channel(Arc::new(resources));
+        let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let server = Server::builder()
+            .max_concurrent_streams(router.ladder.max_requests().saturating_add(EXTRA_STREAMS))
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // Envoy resets a stream for each client that leaves: no sign of an attack.
+            .http2_max_pending_accept_reset_streams(Some(router.ladder.max_requests() as usize))
+            .http2_max_local_error_reset_streams(Some(usize::MAX))
+            .add_service(ExtProc::new(Arc::clone(&router)))
+            .add_service(ads)
+            .add_service(health_service);
+        let stop = router.stop.clone();
+        let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
+        let page = Status::new(Arc::clone(&router), registry, fleet, shutdown.clone());
+        let page = status::serve(status, page, router.stop.clone());
+        let session = session::keep(Arc::clone(&router), acks);
+
+        let mut parts = JoinSet::new();
+        task::spawn(&mut parts, "grpc", async {
+            server.await.map(|()| "the gRPC server").map_err(Error::Grpc)
+        });
+        task::spawn(&mut parts, "status", async {
+            page.await.map(|()| "the status server").map_err(Error::Status)
+        });
+        task::spawn(&mut parts, "session", async {
+            session.await;
+            Ok("the session with the control plane")
+        });
+        info!(grpc = %addrs.grpc, status = %addrs.status, router = router.name, "router runs");
+
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = parts.join_next() => {
+                ended.map_err(Error::from).flatten().and_then(|part| Err(Error::Ended(part)))
+            }
+        };
+        if ended.is_ok() {
+            health.set_service_status("", ServingStatus::NotServing).await;
+            drained(&router, drain).await;
+        }
+        router.stop.cancel();
+        router.tasks.close();
+        let joined = async {
+            while parts.join_next().await.is_some() {}
+            router.tasks.wait().await;
+        };
+        if timeout(GRACE, joined).await.is_err() {
+            parts.shutdown().await;
+        }
+        info!("router ended");
+        ended
+    }
+}
+
+/// Returns when nothing is in flight and nobody waits, or when the deadline has passed.
+async fn drained(router: &Router, deadline: Duration) {
+    let left = || (router.metrics.in_flight.get(), router.table.parking().taken());
+    info!(in_flight = left().0, parked = left().1, "draining");
+    let look = async {
+        let mut ticks = interval(LOOK);
+        while left() != (0, 0) {
+            ticks.tick().await;
+        }
+    };
+    if timeout(deadline, look).await.is_err() {
+        let (in_flight, parked) = left();
+        warn!(in_flight, parked, "the drain deadline passed");
+    }
+}

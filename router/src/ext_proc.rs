@@ -1,0 +1,163 @@
+//! The ExtProc server: one stream for each HTTP request, for as long as the request lasts.
+//!
+//! ```text
+//!  Envoy ── request_headers ──▶ ┌──────────┐ ── go on, or the refusal ──▶ Envoy
+//!                               │ Exchange │
+//!  (nothing more: response_     │ in flight│
+//!   trailer_mode keeps it open) └──────────┘
+//!  end of the stream ──────────▶ dropped: no longer in flight
+//! ```
+//!
+//! The answer stream owns everything of the request, so whichever way it ends (the caller is done, Envoy resets it, the
+//! connection breaks) the count goes down. No task and no channel is made for a request.
+
+pub(crate) mod wire;
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use reveille_envoy::reply::Shape;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    server::{Grpc, NamedService, StreamingService},
+};
+
+use crate::{
+    activation::InFlight,
+    answer,
+    refusal::refusal,
+    router::{self, Router, Ticket},
+};
+use wire::{Content, ExtProcCodec, HttpHeaders, Inbound};
+
+const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+
+/// The gRPC service `envoy.service.ext_proc.v3.ExternalProcessor`.
+#[derive(Clone, Debug)]
+pub(crate) struct ExtProc {
+    router: Arc<Router>,
+}
+
+impl ExtProc {
+    pub(crate) fn new(router: Arc<Router>) -> Self {
+        Self { router }
+    }
+}
+
+impl NamedService for ExtProc {
+    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
+}
+
+impl tower::Service<http::Request<Body>> for ExtProc {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != PROCESS {
+            let status = Status::unimplemented("the only method is Process");
+            return Box::pin(ready(Ok(status.into_http())));
+        }
+        let process = Process(Arc::clone(&self.router));
+        Box::pin(async move { Ok(Grpc::new(ExtProcCodec).streaming(process, request).await) })
+    }
+}
+
+struct Process(Arc<Router>);
+
+type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+impl StreamingService<Inbound> for Process {
+    type Response = Bytes;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Inbound>>) -> Self::Future {
+        let router = Arc::clone(&self.0);
+        let exchange = Exchange { messages: request.into_inner(), router, in_flight: None };
+        let answers = stream::unfold(exchange, |mut exchange| async move {
+            exchange.next().await.map(|answer| (Ok(answer), exchange))
+        });
+        ready(Ok(Response::new(Box::pin(answers))))
+    }
+}
+
+/// One HTTP request.
+struct Exchange {
+    messages: Streaming<Inbound>,
+    router: Arc<Router>,
+    /// Once it was sent on, until it ends.
+    in_flight: Option<InFlight>,
+}
+
+impl Exchange {
+    /// The next answer, or nothing once the request has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        // An error is an end like any other: Envoy is gone.
+        let request = self.messages.message().await.ok()??.request?;
+        match request {
+            Content::RequestHeaders(headers) if self.in_flight.is_none() => {
+                self.answer(headers).await
+            }
+            other => Some(answer::empty(other.phase())),
+        }
+    }
+
+    async fn answer(&mut self, headers: HttpHeaders) -> Option<Bytes> {
+        let request = self.router.request(headers.get(":authority"), headers.get("traceparent"));
+        match request {
+            router::Request::Served(served) => {
+                self.in_flight = Some(served.in_flight);
+                Some(served.binding.answer.clone())
+            }
+            router::Request::Refused(reason) => Some(refusal(reason, shape(&headers))),
+            router::Request::Parked(ticket) => {
+                let shape = shape(&headers);
+                // A parked request keeps no more of the caller's headers than that.
+                drop(headers);
+                self.parked(ticket, shape).await
+            }
+        }
+    }
+
+    /// Waits for the wake, and for the caller to leave.
+    async fn parked(&mut self, mut ticket: Ticket, shape: Shape) -> Option<Bytes> {
+        let outcome = tokio::select! {
+            biased;
+            outcome = ticket.wait() => outcome,
+            // Envoy says nothing more before it is answered: the stream has ended.
+            _ = self.messages.message() => return None,
+        };
+        Some(match outcome {
+            Ok(arrival) => {
+                let binding = &arrival.served.binding;
+                let answer = answer::woken(
+                    binding.endpoint,
+                    binding.protocol,
+                    binding.woken_by,
+                    ticket.held(),
+                    &arrival.phases,
+                );
+                self.in_flight = Some(arrival.served.in_flight);
+                answer
+            }
+            Err(reason) => refusal(reason, shape),
+        })
+    }
+}
+
+fn shape(headers: &HttpHeaders) -> Shape {
+    Shape::of(headers.get("content-type"), headers.get("accept"))
+}

@@ -1,0 +1,280 @@
+//! What is counted. Every series exists from the start, and no label carries the name of an actor or a client.
+
+use std::{fmt::Write, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use reveille_api::{
+    Reason,
+    proto::{WakeKind, WakePhases},
+};
+
+use crate::{answer, parking::Limit};
+
+/// Whether a request had to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are lower case")]
+pub(crate) enum Class {
+    warm,
+    cold,
+}
+
+/// What became of a request here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// Sent on to its actor.
+    Routed,
+    Refused(Reason),
+    /// The caller left while it waited.
+    Left,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Routed => "routed",
+            Self::Refused(reason) => reason.name(),
+            Self::Left => "left",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    class: Class,
+    outcome: Outcome,
+}
+
+impl EncodeLabelValue for Limit {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Router => "router",
+            Self::Namespace => "namespace",
+            Self::Actor => "actor",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: Limit,
+}
+
+/// How a wake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum WakeEnd {
+    Bound,
+    /// Revoked before its reply arrived, and nobody waited any more.
+    Dropped,
+    Failed(Reason),
+}
+
+impl EncodeLabelValue for WakeEnd {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(match self {
+            Self::Bound => "bound",
+            Self::Dropped => "dropped",
+            Self::Failed(reason) => reason.name(),
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WakeEndLabels {
+    outcome: WakeEnd,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    phase: &'static str,
+    kind: &'static str,
+}
+
+const KINDS: [WakeKind; 7] = [
+    WakeKind::None,
+    WakeKind::ColdStart,
+    WakeKind::Restored,
+    WakeKind::PreviousSnapshot,
+    WakeKind::ColdStartAfterFailure,
+    WakeKind::Thawed,
+    WakeKind::Resumed,
+];
+const PHASES: [&str; 6] = ["total", "park", "place", "fetch", "restore", "ready"];
+
+/// 1 ms to 33 s.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+/// Handles to every series; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    /// The one every warm request counts: resolved beforehand.
+    warm_routed: Counter,
+    pub(crate) in_flight: Gauge,
+    pub(crate) parked: Gauge,
+    parking_refused: Family<LimitLabels, Counter>,
+    pub(crate) wakes_started: Counter,
+    pub(crate) wakes_joined: Counter,
+    /// Asked again because the reply was revoked before it arrived.
+    pub(crate) wakes_stale: Counter,
+    wakes_ended: Family<WakeEndLabels, Counter>,
+    wake_seconds: Family<PhaseLabels, Histogram, fn() -> Histogram>,
+    pub(crate) bindings: Gauge,
+    pub(crate) revokes: Counter,
+    pub(crate) revokes_in_flight: Gauge,
+    pub(crate) revoke_ack_seconds: Histogram,
+    pub(crate) session_up: Gauge,
+    pub(crate) sessions: Counter,
+}
+
+impl Metrics {
+    /// Makes all series and registers them.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let requests = Family::<RequestLabels, Counter>::default();
+        let refused = || Reason::ALL.iter().map(|reason| Outcome::Refused(*reason));
+        for class in [Class::warm, Class::cold] {
+            for outcome in [Outcome::Routed, Outcome::Left].into_iter().chain(refused()) {
+                let _ = requests.get_or_create(&RequestLabels { class, outcome });
+            }
+        }
+        let routed = RequestLabels { class: Class::warm, outcome: Outcome::Routed };
+        let metrics = Self {
+            warm_routed: requests.get_or_create_owned(&routed),
+            requests,
+            in_flight: Gauge::default(),
+            parked: Gauge::default(),
+            parking_refused: Family::default(),
+            wakes_started: Counter::default(),
+            wakes_joined: Counter::default(),
+            wakes_stale: Counter::default(),
+            wakes_ended: Family::default(),
+            wake_seconds: Family::new_with_constructor(durations),
+            bindings: Gauge::default(),
+            revokes: Counter::default(),
+            revokes_in_flight: Gauge::default(),
+            revoke_ack_seconds: durations(),
+            session_up: Gauge::default(),
+            sessions: Counter::default(),
+        };
+        metrics.make_series();
+        metrics.register(registry.sub_registry_with_prefix("reveille_router"));
+        metrics
+    }
+
+    fn make_series(&self) {
+        for limit in [Limit::Router, Limit::Namespace, Limit::Actor] {
+            let _ = self.parking_refused.get_or_create(&LimitLabels { limit });
+        }
+        let failed = Reason::ALL.iter().map(|reason| WakeEnd::Failed(*reason));
+        for outcome in [WakeEnd::Bound, WakeEnd::Dropped].into_iter().chain(failed) {
+            let _ = self.wakes_ended.get_or_create(&WakeEndLabels { outcome });
+        }
+        for kind in KINDS.map(answer::kind_name) {
+            for phase in PHASES {
+                let _ = self.wake_seconds.get_or_create(&PhaseLabels { phase, kind });
+            }
+        }
+    }
+
+    #[rustfmt::skip]
+    fn register(&self, r: &mut Registry) {
+        r.register("requests", "Requests by whether they had to wait and what became of them", self.requests.clone());
+        r.register("requests_in_flight", "Requests at actors now", self.in_flight.clone());
+        r.register("requests_parked", "Requests waiting for a wake now", self.parked.clone());
+        r.register("parking_refused", "Requests refused because a parking limit was reached", self.parking_refused.clone());
+        r.register("wakes_started", "Wakes asked of the control plane", self.wakes_started.clone());
+        r.register("wakes_joined", "Requests that joined a wake under way", self.wakes_joined.clone());
+        r.register("wakes_stale", "Wakes asked for again because their binding was revoked before it arrived", self.wakes_stale.clone());
+        r.register("wakes_ended", "Wakes by how they ended", self.wakes_ended.clone());
+        r.register("wake_duration_seconds", "Wakes by phase, from the first request to the binding", self.wake_seconds.clone());
+        r.register("bindings", "Actors bound now", self.bindings.clone());
+        r.register("revokes", "Bindings the control plane took back", self.revokes.clone());
+        r.register("revokes_in_flight", "Revokes not acknowledged yet", self.revokes_in_flight.clone());
+        r.register("revoke_ack_seconds", "From a revoke to its acknowledgement", self.revoke_ack_seconds.clone());
+        r.register("control_plane_session_up", "1 while the session with the control plane stands", self.session_up.clone());
+        r.register("control_plane_sessions", "Sessions with the control plane that came to stand", self.sessions.clone());
+    }
+
+    pub(crate) fn warm_routed(&self) {
+        self.warm_routed.inc();
+    }
+
+    pub(crate) fn request(&self, class: Class, outcome: Outcome) {
+        self.requests.get_or_create(&RequestLabels { class, outcome }).inc();
+    }
+
+    pub(crate) fn parking_refused(&self, limit: Limit) {
+        self.parking_refused.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    pub(crate) fn wake_ended(&self, outcome: WakeEnd) {
+        self.wakes_ended.get_or_create(&WakeEndLabels { outcome }).inc();
+    }
+
+    /// A wake that took `total` as seen here. `park` is what the control plane's phases do not explain.
+    pub(crate) fn wake_took(&self, kind: WakeKind, total: Duration, phases: &WakePhases) {
+        let told = [phases.place_us, phases.fetch_us, phases.restore_us, phases.ready_us];
+        let told = told.map(Duration::from_micros);
+        let park = total.saturating_sub(told.iter().sum());
+        let kind = answer::kind_name(kind);
+        for (phase, took) in PHASES.into_iter().zip([total, park].into_iter().chain(told)) {
+            let labels = PhaseLabels { phase, kind };
+            self.wake_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::exposition;
+
+    #[test]
+    fn every_series_is_there_from_the_start_as_zero() {
+        let mut registry = Registry::default();
+        Metrics::new(&mut registry);
+        let text = exposition(&registry, None).1;
+        for series in [
+            "reveille_router_requests_total{class=\"warm\",outcome=\"routed\"} 0",
+            "reveille_router_requests_total{class=\"cold\",outcome=\"wake_timeout\"} 0",
+            "reveille_router_requests_parked 0",
+            "reveille_router_parking_refused_total{limit=\"namespace\"} 0",
+            "reveille_router_wakes_ended_total{outcome=\"restore_failed\"} 0",
+            "reveille_router_wake_duration_seconds_count{phase=\"restore\",kind=\"restored\"} 0",
+            "reveille_router_revoke_ack_seconds_count 0",
+            "reveille_router_control_plane_session_up 0",
+        ] {
+            assert!(text.contains(series), "{series} is missing in\n{text}");
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(line.ends_with(" 0") || line.ends_with(" 0.0"), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_phases_of_a_wake_add_up_to_its_total() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let phases = WakePhases { place_us: 500, restore_us: 60_000, ..Default::default() };
+        metrics.wake_took(WakeKind::Restored, Duration::from_millis(62), &phases);
+        let text = exposition(&registry, None).1;
+        let sum = |phase: &str| -> f64 {
+            let name = "reveille_router_wake_duration_seconds_sum";
+            let series = format!("{name}{{phase=\"{phase}\",kind=\"restored\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+        };
+        let parts: f64 = PHASES[1..].iter().map(|phase| sum(phase)).sum();
+        assert!((sum("total") - parts).abs() < 1e-9);
+        assert!((sum("park") - 0.0015).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,149 @@
+//! The answer to a request that its actor will not answer: one shape for every [`Reason`].
+//!
+//! Headers: `x-reveille-reason`, `content-type`, `retry-after` with jitter where trying again helps, and `proxy-status`
+//! (RFC 9209). The body is the same as in Envoy's own answers ([`reply`]); of gRPC callers Envoy makes a trailers-only
+//! answer, and to `HEAD` it sends the headers alone. Nothing internal is in any of it.
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::{
+    config::core::v3::{
+        HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction as Append,
+    },
+    service::ext_proc::v3::{
+        GrpcStatus, HeaderMutation, ImmediateResponse, ProcessingResponse,
+        processing_response::Response,
+    },
+    r#type::v3::HttpStatus,
+};
+use reveille_api::Reason;
+use reveille_envoy::{
+    reply::{self, Shape},
+    resources::names,
+};
+
+use crate::answer::encode;
+
+/// The whole answer, encoded.
+pub(crate) fn refusal(reason: Reason, shape: Shape) -> Bytes {
+    encode(&ProcessingResponse {
+        response: Some(Response::ImmediateResponse(immediate(reason, shape))),
+        ..Default::default()
+    })
+}
+
+fn immediate(reason: Reason, shape: Shape) -> ImmediateResponse {
+    let mut headers = vec![
+        header(names::REASON_HEADER, reason.name().to_owned()),
+        header("content-type", shape.content_type().to_owned()),
+        header("proxy-status", proxy_status(reason)),
+    ];
+    headers.extend(retry_after(reason).map(|seconds| header("retry-after", seconds.to_string())));
+    ImmediateResponse {
+        status: Some(HttpStatus { code: reason.http_status().into() }),
+        headers: Some(HeaderMutation { set_headers: headers, ..Default::default() }),
+        body: reply::body(reason, shape).into_bytes(),
+        grpc_status: (shape == Shape::Grpc)
+            .then(|| GrpcStatus { status: reason.grpc_code() as i32 as u32 }),
+        details: format!("reveille_{}", reason.name()),
+    }
+}
+
+fn header(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: name.to_owned(),
+            raw_value: value.into_bytes(),
+            ..Default::default()
+        }),
+        append_action: Append::OverwriteIfExistsOrAdd as i32,
+        ..Default::default()
+    }
+}
+
+/// Seconds to wait: between once and twice the shortest that is worth it, so that callers do not return together.
+fn retry_after(reason: Reason) -> Option<u64> {
+    let least = reason.retry_after()?.as_secs();
+    Some(least + rand::random_range(0..=least))
+}
+
+/// RFC 9209: this proxy, the registered error type, and our reason.
+fn proxy_status(reason: Reason) -> String {
+    let error = match reason {
+        Reason::InvalidHost | Reason::ActorNotFound => "destination_not_found",
+        Reason::Unauthenticated | Reason::AccessDenied | Reason::QuotaExceeded => {
+            "http_request_denied"
+        }
+        Reason::ParkingFull | Reason::ActorParkingFull => "connection_limit_reached",
+        Reason::NoCapacity
+        | Reason::ControlPlaneUnavailable
+        | Reason::ActorStopped
+        | Reason::ActorLost
+        | Reason::RestoreFailed
+        | Reason::SnapshotCorrupt
+        | Reason::StartFailed => "destination_unavailable",
+        Reason::UpstreamConnectFailed => "connection_refused",
+        Reason::UpstreamReset => "connection_terminated",
+        Reason::WakeTimeout => "connection_timeout",
+        Reason::UpstreamTimeout => "http_response_timeout",
+        Reason::Internal => "proxy_internal_error",
+    };
+    format!("reveille; error={error}; details=\"{reason}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+
+    fn sent(reason: Reason, shape: Shape) -> (ImmediateResponse, Vec<(String, String)>) {
+        let response = ProcessingResponse::decode(refusal(reason, shape)).unwrap();
+        let Some(Response::ImmediateResponse(mut sent)) = response.response else {
+            panic!("not an immediate response");
+        };
+        let headers = sent.headers.take().unwrap().set_headers.into_iter().map(|option| {
+            let header = option.header.unwrap();
+            (header.key, String::from_utf8(header.raw_value).unwrap())
+        });
+        let headers = headers.collect();
+        (sent, headers)
+    }
+
+    fn get<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+        headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn every_reason_has_its_row_of_the_design_in_every_shape() {
+        for &reason in Reason::ALL {
+            for &shape in Shape::ALL {
+                let (sent, headers) = sent(reason, shape);
+                let context = format!("{reason} as {shape:?}");
+                assert_eq!(sent.status.unwrap().code, i32::from(reason.http_status()), "{context}");
+                assert_eq!(get(&headers, "x-reveille-reason"), Some(reason.name()), "{context}");
+                assert_eq!(get(&headers, "content-type"), Some(shape.content_type()), "{context}");
+                let proxy_status = get(&headers, "proxy-status").unwrap();
+                assert!(proxy_status.starts_with("reveille; error="), "{context}");
+                assert!(proxy_status.ends_with(&format!("details=\"{reason}\"")), "{context}");
+                let retry = get(&headers, "retry-after").map(|s| s.parse::<u64>().unwrap());
+                match reason.retry_after().map(|d| d.as_secs()) {
+                    Some(least) => {
+                        assert!((least..=2 * least).contains(&retry.unwrap()), "{context}");
+                    }
+                    None => assert_eq!(retry, None, "{context}"),
+                }
+                let grpc = (shape == Shape::Grpc).then_some(reason.grpc_code() as i32 as u32);
+                assert_eq!(sent.grpc_status.map(|g| g.status), grpc, "{context}");
+                assert_eq!(sent.body, reply::body(reason, shape).into_bytes(), "{context}");
+                assert_eq!(sent.details, format!("reveille_{reason}"), "{context}");
+            }
+        }
+    }
+
+    #[test]
+    fn callers_are_not_sent_back_all_at_once() {
+        let waits: std::collections::BTreeSet<_> =
+            (0..200).filter_map(|_| retry_after(Reason::NoCapacity)).collect();
+        assert!(waits.len() > 3, "{waits:?}");
+    }
+}

@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use futures::future::join_all;
+use reveille_api::{
+    Ladder, Reason,
+    proto::{self, ActorPolicy, router_command::Command},
+};
+
+use super::{
+    HOST, binding, counter,
+    envoy::{Answer, Exchange},
+    eventually, reply,
+    rig::Rig,
+};
+
+#[tokio::test]
+async fn the_first_request_wakes_the_actor_and_says_what_it_waited_for() {
+    let (rig, mut fake) = Rig::start().await;
+    let headers = [(":authority", HOST), ("traceparent", "00-1-2-01")];
+    let mut exchange = Exchange::begin(&rig.envoy, &headers).await;
+    let wake = fake.wake().await;
+    assert_eq!(wake.request.actor, Some((&counter()).into()));
+    assert_eq!(wake.request.traceparent, "00-1-2-01");
+    let (hello, held) = fake.session().await.greeting().await;
+    assert_eq!((hello.router.as_str(), held.len()), ("router-1", 0));
+    assert_eq!(wake.request.router_instance, hello.instance);
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    let Answer::Routed(fields) = exchange.answer().await else { panic!("refused") };
+    assert_eq!(fields["wake"], "restored");
+    let timing = &fields["server_timing"];
+    assert!(timing.starts_with("park;dur=") && timing.contains("restore;dur=1.0"), "{timing}");
+}
+
+#[tokio::test]
+async fn a_thousand_concurrent_requests_make_one_wake() {
+    let (rig, mut fake) = Rig::with(|config| config.namespace_share = 100).await;
+    let mut exchanges = join_all((0..1_000).map(|_| rig.get(HOST))).await;
+    eventually(1_000, || rig.router.metrics.parked.get()).await;
+    fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+    let endpoints = join_all(exchanges.iter_mut().map(Exchange::endpoint)).await;
+    assert!(endpoints.iter().all(|endpoint| endpoint == "10.0.0.1:20000"));
+    assert!(fake.wakes.try_recv().is_err(), "a second wake");
+    assert_eq!(rig.router.metrics.parked.get(), 0);
+    assert_eq!(rig.router.metrics.in_flight.get(), 1_000);
+    assert_eq!(rig.metric("reveille_router_wakes_joined_total").await, 999.0);
+    drop(exchanges);
+    eventually(0, || rig.router.metrics.in_flight.get()).await;
+}
+
+#[tokio::test]
+async fn callers_who_leave_free_their_places_and_the_wake_goes_on() {
+    let (rig, mut fake) = Rig::start().await;
+    let exchanges = join_all((0..10).map(|_| rig.get(HOST))).await;
+    eventually(10, || rig.router.metrics.parked.get()).await;
+    let wake = fake.wake().await;
+    drop(exchanges);
+    eventually(0, || rig.router.metrics.parked.get()).await;
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    eventually(1, || rig.router.metrics.bindings.get()).await;
+    assert_eq!(rig.get(HOST).await.endpoint().await, "10.0.0.1:20000");
+    let left = "reveille_router_requests_total{class=\"cold\",outcome=\"left\"}";
+    assert_eq!(rig.metric(left).await, 10.0);
+    assert!(fake.wakes.try_recv().is_err(), "a second wake");
+}
+
+#[tokio::test]
+async fn a_caller_is_gone_when_envoy_closes_its_side_too() {
+    let (rig, mut fake) = Rig::start().await;
+    let waiting = rig.get(HOST).await;
+    let wake = fake.wake().await;
+    assert_eq!(rig.router.metrics.parked.get(), 1);
+    waiting.close().await;
+    assert_eq!(rig.router.metrics.parked.get(), 0);
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    eventually(1, || rig.router.metrics.bindings.get()).await;
+    let mut bound = rig.get(HOST).await;
+    bound.endpoint().await;
+    assert_eq!(rig.router.metrics.in_flight.get(), 1);
+    bound.close().await;
+    assert_eq!(rig.router.metrics.in_flight.get(), 0);
+}
+
+#[tokio::test]
+async fn a_full_house_refuses_at_once_and_bound_actors_are_not_affected() {
+    let second = Duration::from_secs(1);
+    let ladder = Ladder::new(5 * second, 10 * second, 4, 100).unwrap();
+    let (rig, mut fake) = Rig::with(|config| config.ladder = ladder).await;
+    rig.wake(&mut fake, 1, 0).await;
+    let mut waiting = Vec::new();
+    for actor in ["a.x", "b.x", "a.y"] {
+        waiting.push(rig.get(&format!("{actor}.actors.test")).await);
+    }
+    eventually(3, || rig.router.metrics.parked.get()).await;
+    // Half of the places is all that one namespace gets.
+    assert_eq!(rig.get("c.x.actors.test").await.reason().await, "parking_full");
+    waiting.push(rig.get("b.y.actors.test").await);
+    eventually(4, || rig.router.metrics.parked.get()).await;
+    assert_eq!(rig.get("a.z.actors.test").await.reason().await, "parking_full");
+    assert_eq!(rig.get(HOST).await.endpoint().await, "10.0.0.1:20000");
+    waiting.pop();
+    eventually(3, || rig.router.metrics.parked.get()).await;
+    let _takes_its_place = rig.get("a.z.actors.test").await;
+    eventually(4, || rig.router.metrics.parked.get()).await;
+    for (limit, refused) in [("namespace", 1.0), ("router", 1.0), ("actor", 0.0)] {
+        let series = format!("reveille_router_parking_refused_total{{limit=\"{limit}\"}}");
+        assert_eq!(rig.metric(&series).await, refused, "{limit}");
+    }
+    // Refused actors leave nothing behind: the bound one, and five that wake.
+    assert_eq!(rig.router.table.len(), 6);
+}
+
+#[tokio::test]
+async fn an_actors_own_limit_is_its_templates() {
+    let (rig, mut fake, session) = Rig::in_session().await;
+    let policy = ActorPolicy {
+        actor: Some((&counter()).into()),
+        max_parked: 2,
+        concurrency: 0,
+        park_ms: 60_000,
+    };
+    session.command(Command::Policy(policy)).await;
+    // Commands are obeyed in order: once this one is acknowledged, so is the policy.
+    session.revoke(1, 0, 0).await;
+    eventually(1, || rig.router.metrics.revokes.get()).await;
+    let mut waiting = vec![rig.get(HOST).await, rig.get(HOST).await];
+    eventually(2, || rig.router.metrics.parked.get()).await;
+    assert_eq!(rig.get(HOST).await.reason().await, "actor_parking_full");
+    fake.wake().await.reply(reply(binding(&counter(), 1, 1)));
+    for exchange in &mut waiting {
+        exchange.endpoint().await;
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_actor_is_refused_at_once_and_for_a_moment_without_asking() {
+    let (rig, mut fake) = Rig::start().await;
+    let mut first = rig.get(HOST).await;
+    fake.wake().await.fail(Reason::ActorNotFound);
+    assert_eq!(first.reason().await, "actor_not_found");
+    for _ in 0..5 {
+        assert_eq!(rig.get(HOST).await.reason().await, "actor_not_found");
+    }
+    assert!(fake.wakes.try_recv().is_err(), "asked again");
+    assert_eq!(rig.router.table.len(), 0);
+    tokio::time::sleep(Duration::from_millis(1_010)).await;
+    let mut later = rig.get(HOST).await;
+    fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+    later.endpoint().await;
+}
+
+#[tokio::test]
+async fn a_host_that_names_no_actor_is_refused_without_asking() {
+    let (rig, mut fake) = Rig::start().await;
+    for host in
+        ["", "demo.actors.test", "counter.demo.example.com", "10.0.0.1", "a_b.c.actors.test"]
+    {
+        assert_eq!(rig.get(host).await.reason().await, "invalid_host", "{host}");
+    }
+    let mut none = Exchange::begin(&rig.envoy, &[(":method", "GET")]).await;
+    assert_eq!(none.reason().await, "invalid_host");
+    assert!(fake.wakes.try_recv().is_err(), "asked");
+}
+
+#[tokio::test]
+async fn a_failed_wake_tells_everybody_its_reason_and_no_more_and_the_next_request_tries_again() {
+    let (rig, mut fake) = Rig::start().await;
+    for &reason in Reason::ALL {
+        if matches!(reason, Reason::ActorNotFound | Reason::ControlPlaneUnavailable) {
+            continue;
+        }
+        let mut exchanges = join_all((0..3).map(|_| rig.get(HOST))).await;
+        let wake = fake.wake().await;
+        eventually(3, || rig.router.metrics.parked.get()).await;
+        wake.fail(reason);
+        for exchange in &mut exchanges {
+            let Answer::Refused(refused) = exchange.answer().await else { panic!("{reason}") };
+            assert_eq!(refused.status.as_ref().unwrap().code, i32::from(reason.http_status()));
+            assert!(!format!("{refused:?}").contains("secret"), "{refused:?}");
+        }
+    }
+    assert_eq!(rig.router.table.len(), 0);
+}
+
+#[tokio::test]
+async fn a_reply_that_makes_no_sense_is_given_to_nobody() {
+    let (rig, mut fake) = Rig::start().await;
+    let other = reveille_api::ActorKey::new("demo", "other").unwrap();
+    let endpoint = "nowhere".to_owned();
+    for reply in [
+        reply(binding(&other, 1, 0)),
+        reply(proto::Binding { endpoint, ..binding(&counter(), 1, 0) }),
+        proto::WakeReply::default(),
+    ] {
+        let mut exchange = rig.get(HOST).await;
+        fake.wake().await.reply(reply);
+        assert_eq!(exchange.reason().await, "internal");
+    }
+    assert_eq!(rig.router.table.len(), 0);
+}
+
+#[tokio::test]
+async fn grpc_callers_get_a_status_and_browsers_a_page() {
+    let (rig, _fake) = Rig::start().await;
+    for (name, value, grpc, body) in [
+        ("content-type", "application/grpc", Some(5), "This host"),
+        ("accept", "text/html", None, "<!doctype html>"),
+        ("accept", "text/plain", None, "This host"),
+        ("accept", "*/*", None, "{"),
+    ] {
+        let headers = [(":authority", "nobody"), (name, value)];
+        let mut exchange = Exchange::begin(&rig.envoy, &headers).await;
+        let Answer::Refused(refused) = exchange.answer().await else { panic!("{value}") };
+        assert_eq!(refused.grpc_status.map(|status| status.status), grpc, "{value}");
+        assert!(refused.body.starts_with(body.as_bytes()), "{value}: {:?}", refused.body);
+    }
+}
+
+#[tokio::test]
+async fn with_the_control_plane_away_a_sleeping_actor_is_refused_soon() {
+    let (rig, fake) = Rig::start().await;
+    fake.kill().await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(rig.get(HOST).await.reason().await, "control_plane_unavailable");
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+}

@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{HOST, binding, eventually, reply, rig::Rig};
+
+#[tokio::test]
+async fn it_is_ready_once_a_session_stood_and_stays_so_without_one() {
+    let (rig, mut fake) = Rig::start().await;
+    assert_eq!(rig.page("/healthz", "*/*").await.0, 200);
+    assert_eq!(rig.page("/readyz", "*/*").await.0, 503);
+    let session = fake.welcomed().await;
+    eventually(true, || rig.router.session.ever()).await;
+    assert_eq!(rig.page("/readyz", "*/*").await.0, 200);
+    drop(session);
+    fake.kill().await;
+    eventually(None, || rig.router.session.up()).await;
+    assert_eq!(rig.page("/readyz", "*/*").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_shutdown_fails_readiness_first_and_lets_everything_finish() {
+    let (mut rig, mut fake, _session) = Rig::in_session().await;
+    let long = rig.wake(&mut fake, 1, 0).await;
+    let mut parked = rig.get("other.demo.actors.test").await;
+    let wake = fake.wake().await;
+    rig.shutdown.cancel();
+    assert_eq!(rig.page("/readyz", "*/*").await.0, 503);
+    // Requests that still come are served.
+    assert_eq!(rig.get(HOST).await.endpoint().await, "10.0.0.1:20000");
+    let other = reveille_api::ActorKey::new("demo", "other").unwrap();
+    wake.reply(reply(binding(&other, 5, 0)));
+    assert_eq!(parked.endpoint().await, "10.0.0.5:20000");
+    drop(parked);
+    assert!(rig.running.try_join_next().is_none(), "ended with a request in flight");
+    drop(long);
+    rig.running.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_at_its_deadline() {
+    let drain = Duration::from_millis(100);
+    let (mut rig, mut fake) = Rig::with(|config| config.drain = drain).await;
+    let _long = rig.wake(&mut fake, 1, 0).await;
+    let since = tokio::time::Instant::now();
+    rig.shutdown.cancel();
+    rig.running.join_next().await.unwrap().unwrap().unwrap();
+    assert!(since.elapsed() >= drain && since.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn the_status_page_is_html_for_people_and_json_for_programs() {
+    let (rig, mut fake, _session) = Rig::in_session().await;
+    let _request = rig.wake(&mut fake, 1, 0).await;
+    let _parked = rig.get("other.demo.actors.test").await;
+    eventually(1, || rig.router.wakes.len()).await;
+    let (status, html) = rig.page("/statusz", "text/html,*/*;q=0.8").await;
+    assert_eq!(status, 200);
+    for text in ["router-1", "demo/counter", "10.0.0.1:20000", "demo/other", "session for"] {
+        assert!(html.contains(text), "{text} is not in\n{html}");
+    }
+    let (_, json) = rig.page("/statusz", "application/json").await;
+    let (_, json) = json.split_once("\r\n\r\n").unwrap();
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(json["bindings"][0]["actor"], "demo/counter");
+    assert_eq!((&json["bindings"][0]["epoch"], &json["in_flight"]), (&1.into(), &1.into()));
+    assert_eq!(json["wakes"][0]["actor"], "demo/other");
+    assert_eq!(json["control_plane"]["instance"], "cp-1");
+}
+
+#[tokio::test]
+async fn the_metrics_name_no_actor() {
+    let (rig, mut fake) = Rig::start().await;
+    rig.wake(&mut fake, 1, 0).await;
+    let (_, text) = rig.page("/metrics", "*/*").await;
+    assert!(!text.contains("demo") && !text.contains("10.0.0.1"), "{text}");
+}
+
+#[tokio::test]
+async fn grpc_health_tells_what_readiness_tells() {
+    let (rig, mut fake) = Rig::start().await;
+    let _long = rig.wake(&mut fake, 1, 0).await;
+    let check = async || {
+        let mut client = HealthClient::new(rig.envoy.clone());
+        client.check(HealthCheckRequest::default()).await.unwrap().into_inner().status
+    };
+    assert_eq!(check().await, 1);
+    rig.shutdown.cancel();
+    while check().await != 2 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,174 @@
+//! Wakes: one owned task per actor that sleeps and is asked for, however many requests wait for it.
+//!
+//! ```text
+//!   first request ──▶ task ──Wake──▶ control plane
+//!                      ▲  │ binding: everybody who waits goes on
+//!                      │  │ failure: everybody who waits is told why
+//!                      └──┘ binding revoked before it arrived: ask again
+//! ```
+//!
+//! The task belongs to the actor, not to a request: callers come and go, it ends by its deadline. Whatever becomes of it,
+//! those who wait get an answer.
+
+use std::{sync::Arc, time::Duration};
+
+use reveille_api::{
+    ActorKey, Failure, Reason,
+    proto::{WakeReply, WakeRequest, routers_client::RoutersClient},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status};
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::{binding::Grant, metrics::WakeEnd, router::Router, table::Settled};
+
+/// Above the greatest wake deadline, so that the control plane's own answer comes first.
+const MARGIN: Duration = Duration::from_secs(2);
+/// How long a control plane that cannot be reached is tried.
+const RETRY_FOR: Duration = Duration::from_secs(2);
+/// First and longest wait between tries.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+/// Before a wake is asked for again because its reply was stale.
+const STALE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Starts the wake of `actor`, whose first request has just been parked.
+pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: String) {
+    router.metrics.wakes_started.inc();
+    let wake = Wake { step: router.wakes.begin(actor.clone()), router: Arc::clone(router), actor };
+    let span = info_span!("wake", actor = %wake.actor);
+    router.tasks.spawn(wake.run(traceparent).instrument(span));
+}
+
+struct Wake {
+    router: Arc<Router>,
+    actor: ActorKey,
+    #[expect(dead_code, reason = "its drop is the end")]
+    step: crate::progress::Step<ActorKey>,
+}
+
+impl Wake {
+    async fn run(self, traceparent: String) {
+        let mut unsettled = Unsettled { wake: &self, settled: false };
+        let request = WakeRequest {
+            actor: Some((&self.actor).into()),
+            router_instance: self.router.instance.clone(),
+            traceparent,
+        };
+        let stop = &self.router.stop;
+        let end = match stop.run_until_cancelled(self.to_its_end(request)).await {
+            Some(end) => end,
+            // This router can wake it no more; another may.
+            None => self.failed(Reason::ControlPlaneUnavailable),
+        };
+        self.router.metrics.wake_ended(end);
+        unsettled.settled = true;
+    }
+
+    fn failed(&self, reason: Reason) -> WakeEnd {
+        self.router.table.failed(&self.actor, reason);
+        WakeEnd::Failed(reason)
+    }
+
+    async fn to_its_end(&self, request: WakeRequest) -> WakeEnd {
+        let router = &self.router;
+        let started = Instant::now();
+        loop {
+            match ask(router, request.clone()).await.and_then(|reply| self.read(reply)) {
+                Ok((grant, reply)) => {
+                    let (kind, version) = (grant.woken_by, grant.version);
+                    let phases = reply.phases.unwrap_or_default();
+                    match router.table.woken(grant, &phases) {
+                        Settled::Bound => {
+                            let took = started.elapsed();
+                            router.metrics.wake_took(kind, took, &phases);
+                            debug!(?kind, ?version, ?took, "bound");
+                            return WakeEnd::Bound;
+                        }
+                        Settled::Stale => {
+                            router.metrics.wakes_stale.inc();
+                            debug!(?version, "revoked before it arrived, asking again");
+                            sleep(STALE_PAUSE).await;
+                        }
+                        Settled::Dropped => return WakeEnd::Dropped,
+                    }
+                }
+                Err(failure) => {
+                    match failure.reason {
+                        Reason::ActorNotFound | Reason::ActorStopped => {
+                            debug!(%failure, "not woken");
+                        }
+                        _ => warn!(%failure, "not woken"),
+                    }
+                    return self.failed(failure.reason);
+                }
+            }
+        }
+    }
+
+    /// The binding of a reply, which must be the actor's that was asked for.
+    fn read(&self, mut reply: WakeReply) -> Result<(Grant, WakeReply), Failure> {
+        if let Some(policy) = reply.policy.take() {
+            self.router.table.set_policy(self.actor.clone(), &policy);
+        }
+        let binding = reply.binding.take();
+        let grant = Grant::try_from(
+            binding.ok_or_else(|| Failure::internal("the reply to a wake has no binding"))?,
+        )?;
+        if grant.actor != self.actor {
+            let other = grant.actor;
+            return Err(Failure::internal(format!("the reply to a wake is for {other}")));
+        }
+        Ok((grant, reply))
+    }
+}
+
+/// Tells those who wait that it failed, should the task not come to its end.
+struct Unsettled<'a> {
+    wake: &'a Wake,
+    settled: bool,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            let end = self.wake.failed(Reason::Internal);
+            self.wake.router.metrics.wake_ended(end);
+        }
+    }
+}
+
+/// One wake, tried again for a short while when the control plane cannot be reached: it joins what it finds under way.
+async fn ask(router: &Router, request: WakeRequest) -> Result<WakeReply, Failure> {
+    let deadline = Instant::now() + router.ladder.wake() + MARGIN;
+    let mut unreachable_since = None;
+    let mut backoff = BACKOFF.0;
+    loop {
+        let mut client = RoutersClient::new(router.control_plane.clone());
+        let status = match timeout_at(deadline, client.wake(request.clone())).await {
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => return Err(Failure::new(Reason::WakeTimeout, "the wake's deadline passed")),
+        };
+        let failure = failure(&status);
+        if failure.reason != Reason::ControlPlaneUnavailable {
+            return Err(failure);
+        }
+        let since = *unreachable_since.get_or_insert_with(Instant::now);
+        if since.elapsed() + backoff > RETRY_FOR {
+            return Err(failure);
+        }
+        sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+/// Without a named reason, codes that a broken connection makes mean that the control plane is away.
+fn failure(status: &Status) -> Failure {
+    let otherwise = match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+            Reason::ControlPlaneUnavailable
+        }
+        _ => Reason::Internal,
+    };
+    Failure::from_status(status, otherwise)
+}
