@@ -1,0 +1,477 @@
+//! One driver per actor: a task that does the actor's operations one after another.
+//!
+//! ```text
+//!            Activate                       Suspend
+//!   Empty ───────────▶ Activating ─▶ Serving ───────────▶ Suspending ─▶ Empty   (committed)
+//!     ▲                    │          │  ▲                    │
+//!     │      failed        │          │  └────────────────────┘  Resume before the commit, or a failure before it
+//!     ├────────────────────┘          │
+//!     │                               │ the process ended by itself; Destroy, or Activate with a higher epoch
+//!     └──────────── Destroying ◀──────┘
+//! ```
+//!
+//! While an operation is under way the driver goes on listening: a repeated call joins it, Resume cancels a suspend,
+//! Destroy and a higher epoch cancel an activation, and everything else waits its turn. A caller that goes away changes
+//! nothing. Each operation is refused if its epoch is lower than the highest one seen ([`Fence`]).
+
+mod activate;
+mod suspend;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use reveille_api::{ActorKey, Epoch, proto};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use activate::{Activate, chain};
+use suspend::{Gate, SuspendEnd};
+pub(crate) use suspend::{Suspend, come_back};
+
+use crate::{
+    core::{Activated, Activation, Core, OpError},
+    files,
+    record::{Fence, Record},
+    snapshots,
+};
+
+/// Operations of one actor that may wait.
+const BACKLOG: usize = 64;
+
+/// Where an answer goes. The caller may be gone.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, OpError>>;
+
+/// What a driver is asked to do.
+pub(crate) enum Command {
+    Activate(Activate, Reply<Activated>),
+    Suspend(Suspend, Reply<Suspended>),
+    Resume(Epoch, Reply<bool>),
+    Destroy(Epoch, Reply<()>),
+    DeleteSnapshots {
+        keep: Vec<String>,
+        everything: bool,
+        reply: Reply<()>,
+    },
+    /// Whatever epoch it has: the node is being given up.
+    DestroyAny(Reply<()>),
+}
+
+/// How a suspend ended well.
+#[derive(Clone, Debug)]
+pub(crate) enum Suspended {
+    Committed(proto::Snapshot),
+    Resumed,
+}
+
+/// What anybody may see of a driver.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) fence: Fence,
+    pub(crate) activation: Option<proto::Activation>,
+}
+
+/// The way to a driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    view: Arc<Mutex<View>>,
+}
+
+impl Handle {
+    pub(crate) fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// See the module.
+pub(crate) struct Driver {
+    core: Arc<Core>,
+    actor: ActorKey,
+    fence: Fence,
+    stage: Stage,
+    commands: mpsc::Receiver<Command>,
+    backlog: VecDeque<Command>,
+    view: Arc<Mutex<View>>,
+    stop: CancellationToken,
+}
+
+enum Stage {
+    Empty,
+    Activating {
+        request: Activate,
+        cancel: CancellationToken,
+        waiters: Vec<Reply<Activated>>,
+        done: BoxFuture<'static, Result<Box<Activation>, OpError>>,
+    },
+    Serving(Box<Activation>),
+    Suspending {
+        request: Suspend,
+        gate: Arc<Gate>,
+        waiters: Vec<Reply<Suspended>>,
+        resumers: Vec<Reply<bool>>,
+        /// As it was, for those who ask what is here.
+        shown: proto::Activation,
+        done: BoxFuture<'static, SuspendEnd>,
+    },
+    Destroying {
+        epoch: Epoch,
+        done: BoxFuture<'static, ()>,
+    },
+}
+
+enum Event {
+    Command(Command),
+    Activated(Result<Box<Activation>, OpError>),
+    Suspended(SuspendEnd),
+    Destroyed,
+    Exited,
+    Stop,
+}
+
+impl Driver {
+    /// A driver for what is known of an actor. It runs until `stop`, and then to the end of its operation.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        actor: ActorKey,
+        fence: Fence,
+        activation: Option<Box<Activation>>,
+        stop: CancellationToken,
+    ) -> (Handle, Self) {
+        let (sender, commands) = mpsc::channel(BACKLOG);
+        let view = Arc::default();
+        let handle = Handle { commands: sender, view: Arc::clone(&view) };
+        let stage = activation.map_or(Stage::Empty, Stage::Serving);
+        let backlog = VecDeque::new();
+        let driver = Self { core, actor, fence, stage, commands, backlog, view, stop };
+        driver.publish();
+        (handle, driver)
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            match self.next().await {
+                Event::Command(command) => self.command(command).await,
+                Event::Activated(outcome) => self.activated(outcome),
+                Event::Suspended(end) => self.suspended(end),
+                Event::Destroyed => self.destroyed(),
+                Event::Exited => self.exited().await,
+                Event::Stop => return,
+            }
+            self.publish();
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let busy = !matches!(self.stage, Stage::Empty | Stage::Serving(_));
+        if !busy && let Some(command) = self.backlog.pop_front() {
+            return Event::Command(command);
+        }
+        let stage = &mut self.stage;
+        let progress = async {
+            match stage {
+                Stage::Empty => futures::future::pending().await,
+                Stage::Activating { done, .. } => Event::Activated(done.await),
+                Stage::Serving(activation) => {
+                    activation.process.exited().await;
+                    Event::Exited
+                }
+                Stage::Suspending { done, .. } => Event::Suspended(done.await),
+                Stage::Destroying { done, .. } => {
+                    done.await;
+                    Event::Destroyed
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            event = progress => event,
+            command = self.commands.recv() => command.map_or(Event::Stop, Event::Command),
+            () = self.stop.cancelled(), if !busy => Event::Stop,
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Activate(request, reply) => self.activate(request, reply),
+            Command::Suspend(request, reply) => self.suspend(request, reply),
+            Command::Resume(epoch, reply) => self.resume(epoch, reply),
+            Command::Destroy(epoch, reply) => self.destroy(epoch, reply),
+            Command::DestroyAny(reply) => self.destroy(self.fence.epoch, reply),
+            Command::DeleteSnapshots { keep, everything, reply } => {
+                self.delete_snapshots(keep, everything, reply).await;
+            }
+        }
+    }
+
+    fn activate(&mut self, request: Activate, reply: Reply<Activated>) {
+        if let Err(error) = self.fence.check(request.epoch) {
+            return answer(reply, Err(error.into()));
+        }
+        match &mut self.stage {
+            Stage::Activating { request: current, waiters, .. } if current.same_as(&request) => {
+                waiters.push(reply);
+            }
+            Stage::Activating { request: current, cancel, .. } => {
+                if request.epoch > current.epoch {
+                    cancel.cancel();
+                }
+                self.defer(Command::Activate(request, reply));
+            }
+            Stage::Serving(activation) if activation.record.epoch == request.epoch => {
+                answer(reply, Ok(activation.reply.clone()));
+            }
+            // The control plane has given the old one up: there is never more than one.
+            Stage::Serving(_) => {
+                self.begin_destroy();
+                self.backlog.push_front(Command::Activate(request, reply));
+            }
+            Stage::Empty => {
+                if let Err(error) = self.fence.admit(request.epoch) {
+                    return answer(reply, Err(error.into()));
+                }
+                let cancel = CancellationToken::new();
+                let (core, actor, fence) = (self.core.clone(), self.actor.clone(), self.fence);
+                let run = activate::activate(core, actor, fence, request.clone(), cancel.clone());
+                let waiters = vec![reply];
+                self.stage = Stage::Activating { request, cancel, waiters, done: run.boxed() };
+            }
+            _ => self.defer(Command::Activate(request, reply)),
+        }
+    }
+
+    fn activated(&mut self, outcome: Result<Box<Activation>, OpError>) {
+        let Stage::Activating { waiters, .. } = self.take_stage() else { return };
+        let reply = match outcome {
+            Ok(activation) => {
+                let reply = Ok(activation.reply.clone());
+                self.stage = Stage::Serving(activation);
+                reply
+            }
+            Err(error) => {
+                self.save_empty();
+                Err(error)
+            }
+        };
+        for waiter in waiters {
+            answer(waiter, reply.clone());
+        }
+    }
+
+    fn suspend(&mut self, request: Suspend, reply: Reply<Suspended>) {
+        if let Err(error) = self.fence.check(request.epoch) {
+            return answer(reply, Err(error.into()));
+        }
+        match self.take_stage() {
+            Stage::Suspending { request: current, gate, mut waiters, resumers, shown, done }
+                if current == request =>
+            {
+                waiters.push(reply);
+                let request = current;
+                self.stage = Stage::Suspending { request, gate, waiters, resumers, shown, done };
+            }
+            Stage::Serving(activation) if activation.record.epoch == request.epoch => {
+                let gate = Arc::new(Gate::default());
+                let mut shown = activation.record.to_proto(&self.actor);
+                shown.serving = false;
+                let (core, actor, fence) = (self.core.clone(), self.actor.clone(), self.fence);
+                let run =
+                    suspend::suspend(core, actor, fence, activation, request.clone(), gate.clone());
+                let (waiters, resumers, done) = (vec![reply], Vec::new(), run.boxed());
+                self.stage = Stage::Suspending { request, gate, waiters, resumers, shown, done };
+            }
+            stage @ (Stage::Empty | Stage::Serving(_)) => {
+                self.stage = stage;
+                // It may be a repeated call, also to an agent that was started in between.
+                let done = self.core.snapshots.get(&self.actor, &request.snapshot);
+                let done = done.filter(|manifest| manifest.epoch == request.epoch);
+                let (actor, epoch) = (self.actor.clone(), request.epoch);
+                let outcome = done
+                    .map(|manifest| snapshots::to_proto(&manifest, &self.core.node))
+                    .map(Suspended::Committed)
+                    .ok_or(OpError::NotRunning { actor, epoch });
+                answer(reply, outcome);
+            }
+            stage => {
+                self.stage = stage;
+                self.defer(Command::Suspend(request, reply));
+            }
+        }
+    }
+
+    fn suspended(&mut self, end: SuspendEnd) {
+        let Stage::Suspending { request, waiters, resumers, .. } = self.take_stage() else {
+            return;
+        };
+        let (outcome, running) = match end {
+            SuspendEnd::Committed(snapshot) => {
+                self.fence.end(request.epoch);
+                (Ok(Suspended::Committed(snapshot)), false)
+            }
+            SuspendEnd::Resumed(activation) => {
+                self.stage = Stage::Serving(activation);
+                (Ok(Suspended::Resumed), true)
+            }
+            SuspendEnd::Failed(activation, error) => {
+                self.stage = Stage::Serving(activation);
+                (Err(error), true)
+            }
+            SuspendEnd::Lost(error) => {
+                self.end_activation(request.epoch);
+                self.core.report_exit(&self.actor, request.epoch, error.to_string());
+                (Err(error), false)
+            }
+        };
+        for waiter in waiters {
+            answer(waiter, outcome.clone());
+        }
+        for resumer in resumers {
+            answer(resumer, Ok(running));
+        }
+    }
+
+    fn resume(&mut self, epoch: Epoch, reply: Reply<bool>) {
+        if let Err(error) = self.fence.check(epoch) {
+            return answer(reply, Err(error.into()));
+        }
+        match &mut self.stage {
+            Stage::Suspending { request, gate, resumers, .. } if request.epoch == epoch => {
+                gate.cancel();
+                resumers.push(reply);
+            }
+            Stage::Serving(activation) => answer(reply, Ok(activation.record.epoch == epoch)),
+            Stage::Empty => answer(reply, Ok(false)),
+            _ => self.defer(Command::Resume(epoch, reply)),
+        }
+    }
+
+    fn destroy(&mut self, epoch: Epoch, reply: Reply<()>) {
+        if let Err(error) = self.fence.check(epoch) {
+            return answer(reply, Err(error.into()));
+        }
+        match &mut self.stage {
+            Stage::Empty => {
+                self.end_activation(epoch);
+                answer(reply, Ok(()));
+            }
+            Stage::Serving(_) => {
+                self.begin_destroy();
+                // Answered when it is done: then there is none.
+                self.backlog.push_front(Command::Destroy(epoch, reply));
+            }
+            stage => {
+                if let Stage::Activating { cancel, .. } = stage {
+                    cancel.cancel();
+                }
+                self.defer(Command::Destroy(epoch, reply));
+            }
+        }
+    }
+
+    fn begin_destroy(&mut self) {
+        match self.take_stage() {
+            Stage::Serving(activation) => {
+                let epoch = activation.record.epoch;
+                let core = self.core.clone();
+                let run = async move {
+                    let Activation { record, process, lease, .. } = *activation;
+                    core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+                };
+                self.stage = Stage::Destroying { epoch, done: run.boxed() };
+            }
+            stage => self.stage = stage,
+        }
+    }
+
+    fn destroyed(&mut self) {
+        if let Stage::Destroying { epoch, .. } = self.take_stage() {
+            self.end_activation(epoch);
+        }
+    }
+
+    async fn exited(&mut self) {
+        let Stage::Serving(activation) = self.take_stage() else { return };
+        let Activation { record, process, lease, .. } = *activation;
+        self.core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+        self.end_activation(record.epoch);
+        let words = self.core.logs.last_words(&self.actor, 0, activate::LAST_WORDS);
+        let message = format!("the process ended by itself; its last output: {words}");
+        self.core.report_exit(&self.actor, record.epoch, message);
+    }
+
+    async fn delete_snapshots(&mut self, keep: Vec<String>, everything: bool, reply: Reply<()>) {
+        if !matches!(self.stage, Stage::Empty | Stage::Serving(_)) {
+            return self.defer(Command::DeleteSnapshots { keep, everything, reply });
+        }
+        let forget = everything && matches!(self.stage, Stage::Empty);
+        let (core, actor) = (self.core.clone(), self.actor.clone());
+        let deleted = files::blocking(move || {
+            core.snapshots.delete(&actor, &keep)?;
+            if forget {
+                core.snapshots.forget(&actor);
+                core.logs.remove(&actor)?;
+                core.records.remove(&actor)?;
+            }
+            Ok(())
+        });
+        let deleted = deleted.await;
+        if forget && deleted.is_ok() {
+            self.fence = Fence::default();
+        }
+        answer(reply, deleted.map_err(|e| OpError::internal(format!("cannot delete: {e}"))));
+    }
+
+    /// Puts a command off until the operation under way is over.
+    fn defer(&mut self, command: Command) {
+        if self.backlog.len() < BACKLOG {
+            return self.backlog.push_back(command);
+        }
+        match command {
+            Command::Activate(_, reply) => answer(reply, Err(OpError::TooBusy)),
+            Command::Suspend(_, reply) => answer(reply, Err(OpError::TooBusy)),
+            Command::Resume(_, reply) => answer(reply, Err(OpError::TooBusy)),
+            Command::Destroy(_, reply)
+            | Command::DestroyAny(reply)
+            | Command::DeleteSnapshots { reply, .. } => answer(reply, Err(OpError::TooBusy)),
+        }
+    }
+
+    fn end_activation(&mut self, epoch: Epoch) {
+        self.fence.end(epoch);
+        self.save_empty();
+    }
+
+    fn save_empty(&self) {
+        let record = Record { actor: self.actor.clone(), fence: self.fence, activation: None };
+        if let Err(error) = self.core.records.save(&record) {
+            tracing::error!(actor = %self.actor, %error, "the actor's record was not written");
+        }
+    }
+
+    fn take_stage(&mut self) -> Stage {
+        std::mem::replace(&mut self.stage, Stage::Empty)
+    }
+
+    fn publish(&self) {
+        let activation = match &self.stage {
+            Stage::Serving(activation) => Some(activation.record.to_proto(&self.actor)),
+            Stage::Suspending { shown, .. } => Some(shown.clone()),
+            Stage::Activating { request, .. } => Some(proto::Activation {
+                actor: Some((&self.actor).into()),
+                epoch: request.epoch.0,
+                worker: request.worker.clone(),
+                endpoint: String::new(),
+                serving: false,
+            }),
+            Stage::Empty | Stage::Destroying { .. } => None,
+        };
+        let view = View { fence: self.fence, activation };
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+}
+
+fn answer<T>(reply: Reply<T>, outcome: Result<T, OpError>) {
+    let _ = reply.send(outcome);
+}

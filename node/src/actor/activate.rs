@@ -1,0 +1,259 @@
+//! From nothing to an activation that answers.
+//!
+//! ```text
+//!  lease the slot ─▶ check the snapshot ─▶ record `Starting` ─▶ runsc run / restore ─┬▶ record `Serving`
+//!                                                             ∥ endpoint open, probe ┘
+//!  fetch                                                      restore      ready
+//! ```
+//!
+//! Whatever fails, and also a deadline or a cancellation, leaves nothing behind that runs or can be reached.
+
+use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use reveille_api::{ActorKey, Epoch, Failure, Reason, manifest::ActorTemplateSpec};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    core::{Activated, Activation, Core, OpError},
+    files,
+    process::Process,
+    readiness::Check,
+    record::{ActivationRecord, Fence, Phase, Record},
+    runtime::Sandbox,
+    slots::{Lease, Refused},
+    snapshots::Unusable,
+};
+
+/// Bytes of an actor's output in an operator's message.
+pub(super) const LAST_WORDS: usize = 1024;
+
+/// A request to activate.
+#[derive(Clone, Debug)]
+pub(crate) struct Activate {
+    pub(crate) epoch: Epoch,
+    pub(crate) worker: String,
+    pub(crate) template: Arc<ActorTemplateSpec>,
+    /// Hash of the template's text.
+    pub(crate) digest: String,
+    /// None: cold start.
+    pub(crate) snapshot: Option<String>,
+    pub(crate) deadline: Duration,
+}
+
+impl Activate {
+    /// True for a repeated call.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        let key = |a: &Self| (a.epoch, a.worker.clone(), a.snapshot.clone());
+        key(self) == key(other)
+    }
+}
+
+/// See the module.
+pub(super) async fn activate(
+    core: Arc<Core>,
+    actor: ActorKey,
+    fence: Fence,
+    request: Activate,
+    cancel: CancellationToken,
+) -> Result<Box<Activation>, OpError> {
+    let begin = Instant::now();
+    let deadline = begin + request.deadline;
+    let index = core.worker_index(&request.worker).ok_or_else(|| unknown(&request.worker))?;
+    let rootfs = core.rootfs(&request.template).map_err(OpError::Invalid)?;
+    let lease = tokio::select! {
+        lease = core.slots.lease(index, &actor, request.epoch) => lease,
+        () = tokio::time::sleep_until(deadline) => {
+            return Err(Failure::new(Reason::NoCapacity, "the worker did not become ready in time").into());
+        }
+        () = cancel.cancelled() => return Err(cancelled()),
+    };
+    let mut lease = lease.map_err(|refused| match refused {
+        Refused::Unknown(_) => unknown(&request.worker),
+        Refused::Occupied(..) => Failure::new(Reason::NoCapacity, refused.to_string()).into(),
+    })?;
+    let sandbox = core.sandbox_id(&actor, request.epoch);
+    let attempt = Attempt { core: &core, actor: &actor, fence, request: &request, begin };
+    let launched = tokio::select! {
+        biased;
+        launched = attempt.launch(&mut lease, sandbox.clone(), rootfs) => launched,
+        () = tokio::time::sleep_until(deadline) => {
+            Err(attempt.failure(format!("not done within {:?}", request.deadline)))
+        }
+        () = cancel.cancelled() => Err(cancelled()),
+    };
+    match launched {
+        Ok((record, process, reply)) => {
+            lease.let_go_of_netns();
+            tracing::info!(
+                %actor, epoch = %request.epoch, worker = request.worker, endpoint = reply.endpoint,
+                fetch_us = reply.fetch_us, restore_us = reply.restore_us, ready_us = reply.ready_us,
+                restored = request.snapshot.is_some(), "an actor serves"
+            );
+            Ok(Box::new(Activation { record, process, lease, reply }))
+        }
+        Err(error) => {
+            tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
+            core.teardown(&sandbox, None, Some(lease)).await;
+            Err(error)
+        }
+    }
+}
+
+struct Attempt<'a> {
+    core: &'a Arc<Core>,
+    actor: &'a ActorKey,
+    fence: Fence,
+    request: &'a Activate,
+    begin: Instant,
+}
+
+impl Attempt<'_> {
+    async fn launch(
+        &self,
+        lease: &mut Lease,
+        id: String,
+        rootfs: PathBuf,
+    ) -> Result<(ActivationRecord, Process, Activated), OpError> {
+        let (core, spec) = (self.core, &self.request.template);
+        let image = match &self.request.snapshot {
+            Some(snapshot) => Some(self.verify(snapshot.clone()).await?),
+            None => None,
+        };
+        let endpoint =
+            lease.next_endpoint().map_err(|e| self.failure(format!("no endpoint: {e}")))?;
+        let held = lease.held(endpoint);
+        let mut record = ActivationRecord {
+            epoch: self.request.epoch,
+            worker: self.request.worker.clone(),
+            slot: held.index,
+            link: held.link,
+            sandbox: id.clone(),
+            endpoint,
+            port: spec.port,
+            template: self.request.digest.clone(),
+            process: None,
+            phase: Phase::Starting,
+        };
+        self.save(&record)?;
+        let output =
+            core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
+        let log_begin = output.metadata().map_or(0, |metadata| metadata.len());
+        let sandbox = Sandbox {
+            bundle: core.bundle(&id),
+            id,
+            hostname: self.actor.name().into(),
+            command: spec.command.clone(),
+            env: spec.env.clone(),
+            rootfs,
+            pids: spec.resources.pids,
+            netns: lease.netns(),
+            output: Arc::new(output),
+        };
+        let fetch = self.begin.elapsed();
+        let check = Check::new(SocketAddr::V4(endpoint), self.actor, spec);
+        let launched = async {
+            let launched = match &image {
+                Some(image) => core.runtime.restore(&sandbox, image).await,
+                None => core.runtime.start(&sandbox).await,
+            };
+            let pid = launched.map_err(|error| self.failure(chain(&error)))?;
+            Process::open(pid).map_err(|_| self.ended(log_begin))
+        };
+        let opened = async {
+            let opened = lease.open_first(endpoint, spec.port).await;
+            opened.map_err(|e| self.failure(format!("the endpoint was not opened: {e}")))
+        };
+        let mut launched = pin!(async { tokio::try_join!(launched, opened) });
+        let mut passed = pin!(check.passed());
+        let (process, restore) = tokio::select! {
+            biased;
+            launched = &mut launched => {
+                let (process, ()) = launched?;
+                let restore = self.begin.elapsed();
+                check.hurry();
+                tokio::select! {
+                    biased;
+                    () = &mut passed => {}
+                    () = process.exited() => return Err(self.ended(log_begin)),
+                    () = tokio::time::sleep(spec.readiness.timeout) => {
+                        let (limit, miss) = (spec.readiness.timeout, check.last_miss());
+                        return Err(self.failure(format!("not ready within {limit:?}: {miss}")));
+                    }
+                }
+                (process, restore)
+            }
+            // It answers already, and runsc is only about to end.
+            () = &mut passed => {
+                let restore = self.begin.elapsed();
+                let (process, ()) = launched.await?;
+                (process, restore)
+            }
+        };
+        record.process = Some(process.id());
+        record.phase = Phase::Serving;
+        self.save(&record)?;
+        let micros = |duration: Duration| duration.as_micros() as u64;
+        let reply = Activated {
+            endpoint: endpoint.to_string(),
+            fetch_us: micros(fetch),
+            restore_us: micros(restore - fetch),
+            ready_us: micros(self.begin.elapsed() - restore),
+        };
+        Ok((record, process, reply))
+    }
+
+    async fn verify(&self, snapshot: String) -> Result<PathBuf, OpError> {
+        let (core, actor) = (self.core.clone(), self.actor.clone());
+        let verified = files::blocking(move || {
+            let runtime = &core.runtime;
+            Ok(core.snapshots.verify(&actor, &snapshot, runtime.name(), runtime.version()))
+        });
+        let verified = verified.await.map_err(|e| OpError::internal(e.to_string()))?;
+        verified.map_err(|error| {
+            let reason = match error {
+                Unusable::Corrupt { .. } => Reason::SnapshotCorrupt,
+                Unusable::Unfit { .. } => Reason::RestoreFailed,
+            };
+            Failure::new(reason, error.to_string()).into()
+        })
+    }
+
+    fn save(&self, record: &ActivationRecord) -> Result<(), OpError> {
+        let (actor, fence) = (self.actor.clone(), self.fence);
+        let record = Record { actor, fence, activation: Some(record.clone()) };
+        let saved = self.core.records.save(&record);
+        saved.map_err(|e| self.failure(format!("the actor's record was not written: {e}")))
+    }
+
+    fn failure(&self, message: impl Into<String>) -> OpError {
+        let restores = self.request.snapshot.is_some();
+        let reason = if restores { Reason::RestoreFailed } else { Reason::StartFailed };
+        Failure::new(reason, message).into()
+    }
+
+    fn ended(&self, log_begin: u64) -> OpError {
+        let words = self.core.logs.last_words(self.actor, log_begin, LAST_WORDS);
+        self.failure(format!("the process ended before it was ready; its last output: {words}"))
+    }
+}
+
+fn unknown(worker: &str) -> OpError {
+    OpError::Invalid(format!("this node has no worker {worker:?}"))
+}
+
+fn cancelled() -> OpError {
+    Failure::new(Reason::StartFailed, "cancelled by a later operation on this actor").into()
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,233 @@
+//! From an activation that serves to a snapshot, or back.
+//!
+//! ```text
+//!  endpoint closed, connections ended ─▶ pause ─▶ checkpoint ─▶ sync, hash ─▶ ║ commit ║ ─▶ kill ─▶ slot recycled
+//!        └───────────────────────────────┴──────────┴─────────────┴──────▶ resume ─▶ endpoint open: it serves as before
+//!                 Resume, a failure or the deadline
+//! ```
+//!
+//! The [`Gate`] decides between a commit and a Resume that come together: exactly one of them passes.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use reveille_api::{ActorKey, Epoch, Failure, Reason, proto};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::activate::chain;
+use crate::{
+    core::{Activation, Core, OpError},
+    files,
+    record::{Fence, Phase, Record},
+    snapshots::{self, Origin, Sealed},
+};
+
+/// Tries to give an endpoint back, and the pause between them. After that the activation is of no use.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A request to suspend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Suspend {
+    pub(crate) epoch: Epoch,
+    /// The id of the new snapshot.
+    pub(crate) snapshot: String,
+    pub(crate) deadline: Duration,
+}
+
+/// How a suspend ended.
+#[derive(Debug)]
+pub(super) enum SuspendEnd {
+    Committed(proto::Snapshot),
+    /// Cancelled before the commit: it serves.
+    Resumed(Box<Activation>),
+    /// Not possible: it serves.
+    Failed(Box<Activation>, OpError),
+    /// Not possible, and it could not be brought back either.
+    Lost(OpError),
+}
+
+/// Lets either the commit or a cancellation through, whichever comes first.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    committed: Mutex<bool>,
+    cancelled: CancellationToken,
+}
+
+impl Gate {
+    /// Too late once the commit has begun.
+    pub(super) fn cancel(&self) {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*committed {
+            self.cancelled.cancel();
+        }
+    }
+
+    fn begin_commit(&self) -> Result<(), Stop> {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        *committed = true;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Stop> {
+        if self.cancelled.is_cancelled() { Err(Stop::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Why the way down ended before the commit.
+enum Stop {
+    Cancelled,
+    Failed(String),
+}
+
+/// See the module.
+pub(super) async fn suspend(
+    core: Arc<Core>,
+    actor: ActorKey,
+    fence: Fence,
+    mut activation: Box<Activation>,
+    request: Suspend,
+    gate: Arc<Gate>,
+) -> SuspendEnd {
+    let deadline = Instant::now() + request.deadline;
+    let descent = Descent { core: &core, actor: &actor, request: &request, gate: &gate, deadline };
+    let snapshot = request.snapshot.clone();
+    activation.record.phase = Phase::Suspending { snapshot };
+    let going_down = async {
+        save(&core, &actor, fence, &activation).map_err(Stop::Failed)?;
+        let sealed = descent.go_down(&activation).await?;
+        gate.begin_commit()?;
+        Ok(sealed)
+    };
+    let committed = match going_down.await {
+        Ok(sealed) => {
+            let core = core.clone();
+            let committed = files::blocking(move || core.snapshots.commit(sealed)).await;
+            committed.map_err(|e| Stop::Failed(format!("the snapshot was not committed: {e}")))
+        }
+        Err(stop) => Err(stop),
+    };
+    let stop = match committed {
+        Ok(manifest) => {
+            // From here on the snapshot is the actor: nothing may run beside it.
+            let Activation { record, process, lease, .. } = *activation;
+            core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+            let fence = Fence { epoch: fence.epoch, ended: true };
+            let ended = Record { actor: actor.clone(), fence, activation: None };
+            if let Err(error) = core.records.save(&ended) {
+                tracing::error!(%actor, %error, "the actor's record was not written");
+            }
+            tracing::info!(%actor, epoch = %request.epoch, snapshot = request.snapshot, "an actor sleeps");
+            return SuspendEnd::Committed(snapshots::to_proto(&manifest, &core.node));
+        }
+        Err(stop) => stop,
+    };
+    match come_back(&core, &actor, fence, &mut activation).await {
+        Ok(()) => match stop {
+            Stop::Cancelled => SuspendEnd::Resumed(activation),
+            Stop::Failed(why) => {
+                tracing::warn!(%actor, epoch = %request.epoch, why, "a suspend failed; the actor serves on");
+                let why = format!("the actor was not suspended and serves on: {why}");
+                SuspendEnd::Failed(activation, Failure::new(Reason::Internal, why).into())
+            }
+        },
+        Err(error) => {
+            let Activation { record, process, lease, .. } = *activation;
+            core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+            let why = match stop {
+                Stop::Cancelled => "it was to be resumed".into(),
+                Stop::Failed(why) => why,
+            };
+            SuspendEnd::Lost(OpError::internal(format!("{error}; before that: {why}")))
+        }
+    }
+}
+
+struct Descent<'a> {
+    core: &'a Arc<Core>,
+    actor: &'a ActorKey,
+    request: &'a Suspend,
+    gate: &'a Gate,
+    deadline: Instant,
+}
+
+impl Descent<'_> {
+    /// Between two steps. A step itself is never cut short: the sandbox would not be in a state to go on from.
+    fn check(&self) -> Result<(), Stop> {
+        self.gate.check()?;
+        if Instant::now() < self.deadline { Ok(()) } else { Err(self.too_late()) }
+    }
+
+    fn too_late(&self) -> Stop {
+        Stop::Failed(format!("not done within {:?}", self.request.deadline))
+    }
+
+    async fn go_down(&self, activation: &Activation) -> Result<Sealed, Stop> {
+        let (core, record) = (self.core, &activation.record);
+        let closed = activation.lease.close(record.endpoint).await;
+        closed.map_err(|e| Stop::Failed(format!("the endpoint was not closed: {e}")))?;
+        self.check()?;
+        let ended = activation.lease.end_connections(record.endpoint).await;
+        ended.map_err(|e| Stop::Failed(e.to_string()))?;
+        self.check()?;
+        let paused = core.runtime.pause(&record.sandbox).await;
+        paused.map_err(|error| Stop::Failed(chain(&error)))?;
+        self.check()?;
+        let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
+        let draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
+        let written = core.runtime.checkpoint(&record.sandbox, draft.dir()).await;
+        written.map_err(|error| Stop::Failed(chain(&error)))?;
+        self.check()?;
+        let origin = Origin {
+            actor: self.actor.clone(),
+            epoch: record.epoch,
+            template: record.template.clone(),
+            runtime: core.runtime.name().into(),
+            runtime_version: core.runtime.version().into(),
+        };
+        let core = core.clone();
+        tokio::select! {
+            sealed = files::blocking(move || core.snapshots.seal(draft, origin)) => {
+                sealed.map_err(|e| Stop::Failed(format!("the snapshot was not written: {e}")))
+            }
+            () = self.gate.cancelled.cancelled() => Err(Stop::Cancelled),
+            () = tokio::time::sleep_until(self.deadline) => Err(self.too_late()),
+        }
+    }
+}
+
+/// Lets an activation serve again that was on its way down, however far it had come.
+pub(crate) async fn come_back(
+    core: &Arc<Core>,
+    actor: &ActorKey,
+    fence: Fence,
+    activation: &mut Activation,
+) -> Result<(), String> {
+    core.runtime.resume(&activation.record.sandbox).await.map_err(|error| chain(&error))?;
+    let mut opened = Ok(());
+    for _ in 0..TRIES {
+        opened = activation.lease.open(activation.record.endpoint, activation.record.port).await;
+        if opened.is_ok() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    opened.map_err(|e| format!("the endpoint could not be given back: {e}"))?;
+    activation.record.phase = Phase::Serving;
+    save(core, actor, fence, activation)
+}
+
+fn save(
+    core: &Core,
+    actor: &ActorKey,
+    fence: Fence,
+    activation: &Activation,
+) -> Result<(), String> {
+    let record =
+        Record { actor: actor.clone(), fence, activation: Some(activation.record.clone()) };
+    core.records.save(&record).map_err(|e| format!("the actor's record was not written: {e}"))
+}

@@ -1,0 +1,138 @@
+//! [`Actors`]: finds the driver of an actor.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::join_all;
+use reveille_api::{ActorKey, Failure, proto, task};
+use tokio::{sync::oneshot, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    actor::{Command, Driver, Handle, Reply},
+    core::{Activation, Core, OpError},
+    record::Fence,
+};
+
+/// The drivers of all actors this node knows.
+pub(crate) struct Actors {
+    core: Arc<Core>,
+    stop: CancellationToken,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    handles: HashMap<ActorKey, Handle>,
+    tasks: JoinSet<()>,
+}
+
+impl Actors {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core, stop: CancellationToken::new(), table: Mutex::default() }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Starts the driver of an actor that an earlier agent knew.
+    pub(crate) fn restore(
+        &self,
+        actor: ActorKey,
+        fence: Fence,
+        activation: Option<Box<Activation>>,
+    ) {
+        self.start(&mut self.lock(), actor, fence, activation);
+    }
+
+    /// Has the actor's driver do something, and waits for its answer.
+    pub(crate) async fn submit<T>(
+        &self,
+        actor: &ActorKey,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, OpError> {
+        let (reply, answer) = oneshot::channel();
+        let handle = self.handle(actor)?;
+        handle.commands.send(command(reply)).await.map_err(|_| OpError::Stopping)?;
+        answer.await.map_err(|_| OpError::Stopping)?
+    }
+
+    /// What is really on this node.
+    pub(crate) fn inventory(&self) -> proto::Inventory {
+        let (mut activations, mut epochs) = (Vec::new(), Vec::new());
+        for (actor, handle) in &self.lock().handles {
+            let view = handle.view();
+            activations.extend(view.activation);
+            let epoch = view.fence.epoch.0;
+            if epoch > 0 {
+                epochs.push(proto::ActivationRef { actor: Some(actor.into()), epoch });
+            }
+        }
+        let snapshots = self.core.snapshots.list(&self.core.node);
+        proto::Inventory { activations, snapshots, epochs }
+    }
+
+    /// Actors with an activation.
+    pub(crate) fn active(&self) -> Vec<ActorKey> {
+        let table = self.lock();
+        let active = table.handles.iter().filter(|(_, handle)| handle.view().activation.is_some());
+        active.map(|(actor, _)| actor.clone()).collect()
+    }
+
+    /// Ends every activation.
+    pub(crate) async fn destroy_all(&self) {
+        let all = self.active();
+        let ended = join_all(all.iter().map(|actor| self.submit(actor, Command::DestroyAny))).await;
+        for (actor, ended) in all.iter().zip(ended) {
+            if let Err(error) = ended {
+                tracing::error!(%actor, %error, "an activation was not destroyed");
+            }
+        }
+    }
+
+    /// Lets every driver finish its operation, and ends it.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let mut tasks = std::mem::take(&mut self.lock().tasks);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn handle(&self, actor: &ActorKey) -> Result<Handle, OpError> {
+        if self.stop.is_cancelled() {
+            return Err(OpError::Stopping);
+        }
+        let mut table = self.lock();
+        if let Some(handle) = table.handles.get(actor) {
+            return Ok(handle.clone());
+        }
+        Ok(self.start(&mut table, actor.clone(), Fence::default(), None))
+    }
+
+    fn start(
+        &self,
+        table: &mut Table,
+        actor: ActorKey,
+        fence: Fence,
+        activation: Option<Box<Activation>>,
+    ) -> Handle {
+        let (core, stop) = (self.core.clone(), self.stop.clone());
+        let (handle, driver) = Driver::new(core, actor.clone(), fence, activation, stop);
+        task::spawn(&mut table.tasks, "actor", driver.run());
+        table.handles.insert(actor, handle.clone());
+        handle
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<serde_json::Error> for OpError {
+    fn from(error: serde_json::Error) -> Self {
+        let reason = reveille_api::Reason::StartFailed;
+        Failure::new(reason, format!("the template cannot be read: {error}")).into()
+    }
+}

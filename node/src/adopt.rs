@@ -1,0 +1,115 @@
+//! What a new agent does about what the one before it left.
+//!
+//! | record | process | snapshot | then |
+//! | --- | --- | --- | --- |
+//! | `Serving` | lives, its port listens | | adopted as it is |
+//! | `Suspending` | | committed | killed: the snapshot is the actor |
+//! | `Suspending` | lives | not committed | resumed, endpoint given back, adopted |
+//! | anything else | | | destroyed |
+//!
+//! Sandboxes without a record, and interfaces, namespaces and bundles without a sandbox, are removed.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use reveille_api::ActorKey;
+
+use crate::{
+    actor::come_back,
+    core::{Activated, Activation, Core},
+    process::Process,
+    readiness::Check,
+    record::{ActivationRecord, Fence, Phase, Record},
+};
+
+/// How long an adopted activation has to accept a connection.
+const LISTENS: Duration = Duration::from_secs(2);
+
+/// An activation whose process lives.
+pub(crate) struct Candidate {
+    actor: ActorKey,
+    fence: Fence,
+    record: ActivationRecord,
+    process: Process,
+}
+
+impl Candidate {
+    /// The activations among the records that may be adopted.
+    pub(crate) fn among(records: &[Record]) -> Vec<Self> {
+        records.iter().filter_map(Self::of).collect()
+    }
+
+    fn of(record: &Record) -> Option<Self> {
+        let activation = record.activation.clone()?;
+        if activation.phase == Phase::Starting {
+            return None;
+        }
+        let process = Process::reopen(activation.process?).ok()?;
+        Some(Self { actor: record.actor.clone(), fence: record.fence, record: activation, process })
+    }
+
+    pub(crate) fn sandbox(&self) -> &str {
+        &self.record.sandbox
+    }
+
+    pub(crate) fn record(&self) -> &ActivationRecord {
+        &self.record
+    }
+
+    pub(crate) fn actor(&self) -> &ActorKey {
+        &self.actor
+    }
+
+    /// Takes it over, or destroys it.
+    pub(crate) async fn adopt(self, core: &Arc<Core>) -> Option<Box<Activation>> {
+        let Self { actor, fence, record, process } = self;
+        let sandbox = record.sandbox.clone();
+        let Some(lease) = core.slots.adopt(&record.held(), &actor, record.epoch).await else {
+            tracing::warn!(%actor, "a sandbox without its network is destroyed");
+            core.teardown(&sandbox, Some(&process), None).await;
+            return None;
+        };
+        let endpoint = record.endpoint.to_string();
+        let reply = Activated { endpoint, fetch_us: 0, restore_us: 0, ready_us: 0 };
+        let mut activation = Box::new(Activation { record, process, lease, reply });
+        let outcome = match activation.record.phase.clone() {
+            Phase::Suspending { snapshot } if core.snapshots.get(&actor, &snapshot).is_some() => {
+                Err("its snapshot is committed".into())
+            }
+            Phase::Suspending { .. } => come_back(core, &actor, fence, &mut activation).await,
+            Phase::Serving | Phase::Starting => Ok(()),
+        };
+        let outcome = match outcome {
+            Ok(()) => {
+                let check = Check::listens(SocketAddr::V4(activation.record.endpoint));
+                check.hurry();
+                let listens = tokio::time::timeout(LISTENS, check.passed()).await;
+                listens.map_err(|_| check.last_miss())
+            }
+            Err(why) => Err(why),
+        };
+        match outcome {
+            Ok(()) => {
+                tracing::info!(%actor, epoch = %activation.record.epoch, "a running actor was adopted");
+                Some(activation)
+            }
+            Err(why) => {
+                tracing::warn!(%actor, why, "a sandbox is not adopted but destroyed");
+                let Activation { process, lease, .. } = *activation;
+                core.teardown(&sandbox, Some(&process), Some(lease)).await;
+                None
+            }
+        }
+    }
+}
+
+/// The fence of an actor whose activation was not adopted. One that served is over; a start that was cut short may
+/// be tried again.
+pub(crate) fn fence_without(record: &Record) -> Fence {
+    let mut fence = record.fence;
+    if let Some(activation) = &record.activation
+        && activation.phase != Phase::Starting
+    {
+        fence.end(activation.epoch);
+    }
+    fence
+}

@@ -1,0 +1,274 @@
+//! [`App`]: a node agent, built and run.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use reveille_api::{
+    net::{Address, Listener},
+    proto::node_agent_server::NodeAgentServer,
+    task,
+};
+use rustix::fs::{FlockOperation, flock};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic_health::ServingStatus;
+
+use crate::{
+    actors::Actors,
+    adopt::{Candidate, fence_without},
+    checks,
+    config::{BuildError, Config, Layout},
+    core::Core,
+    files,
+    logs::{Logs, ROTATE_EVERY},
+    record::{Record, Records},
+    runtime::gvisor::Gvisor,
+    server::Service,
+    session::{self, Introduction},
+    slots::Slots,
+    snapshots::Snapshots,
+};
+
+/// Exits that wait for a session.
+const EXITS: usize = 256;
+/// How long connections may stay after the stop, and how long operations may take to finish.
+const DRAIN: Duration = Duration::from_secs(5);
+const LAST: Duration = Duration::from_secs(30);
+
+/// A node agent that is ready to run.
+///
+/// Dropping it, like killing it, leaves the sandboxes running: the next agent adopts them.
+pub struct App {
+    actors: Arc<Actors>,
+    listener: Listener,
+    address: Address,
+    introduction: Introduction,
+    control_plane: Address,
+    exits: mpsc::Receiver<reveille_api::proto::Exited>,
+    /// Held as long as the agent lives: one agent for a data directory.
+    _lock: File,
+}
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its server broke.
+    #[error("the node agent's server ended")]
+    Server(#[from] tonic::transport::Error),
+    /// A task of it panicked.
+    #[error("a task of the node agent ended: {0}")]
+    Task(String),
+    /// Not everything could be removed.
+    #[error("not everything of this node could be removed")]
+    Destroy(#[source] io::Error),
+}
+
+impl Config {
+    /// Opens the state, makes the workers' network, adopts or destroys what an earlier agent left, and listens.
+    pub async fn build(self) -> Result<App, BuildError> {
+        self.check()?;
+        let layout = self.layout();
+        layout.create()?;
+        let lock = lock(&layout)?;
+        let listener = self.listen.listen().await?;
+        let address = listener.address().map_err(BuildError::State)?;
+        let nft = checks::find_program(&self.nft).ok_or_else(|| {
+            let nft = self.nft.display();
+            BuildError::Invalid(format!("{nft} was not found: install the package nftables"))
+        })?;
+        let rootfs_allow = canonical(&self.rootfs_allow)?;
+        let runtime =
+            Gvisor::detect(&self.runsc, &layout.runtime, &layout.bundles, &layout.netns).await?;
+        let runtime: Arc<dyn crate::runtime::Runtime> = Arc::new(runtime);
+        let records = Records::new(&layout.records);
+        let known = records.load().map_err(BuildError::State)?;
+        let candidates = Candidate::among(&known);
+        let keep: Vec<_> = candidates.iter().map(|c| c.sandbox().to_owned()).collect();
+        runtime.sweep(&keep).await?;
+        let held: Vec<_> = candidates.iter().map(|c| c.record().held()).collect();
+        let slots = Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held).await?;
+        let (exited, exits) = mpsc::channel(EXITS);
+        let core = Arc::new(Core {
+            node: self.node.clone(),
+            instance: uuid::Uuid::now_v7().to_string(),
+            runtime,
+            slots,
+            snapshots: Snapshots::open(&layout.snapshots).map_err(BuildError::State)?,
+            records,
+            logs: Logs::new(&layout.logs),
+            rootfs_allow,
+            exits: exited,
+            cleanups: TaskTracker::new(),
+            sandboxes: AtomicU64::new(0),
+            layout,
+        });
+        let actors = Arc::new(Actors::new(core));
+        adopt(&actors, known, candidates).await.map_err(BuildError::State)?;
+        let introduction =
+            Introduction { address: address.clone(), workers: self.workers, labels: self.labels };
+        let control_plane = self.control_plane;
+        Ok(App { actors, listener, address, introduction, control_plane, exits, _lock: lock })
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(BuildError::NotRoot);
+        }
+        reveille_api::key::check_label("node name", &self.node)
+            .map_err(|error| BuildError::Invalid(error.to_string()))?;
+        if !(1..=4096).contains(&self.workers) {
+            return Err(BuildError::Invalid(format!("{} workers: give 1 to 4096", self.workers)));
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    /// Where the agent serves the control plane.
+    pub fn addrs(&self) -> &Address {
+        &self.address
+    }
+
+    /// Actors that run, as `namespace/name`; after a start those that were adopted.
+    pub fn running(&self) -> Vec<String> {
+        self.actors.active().iter().map(ToString::to_string).collect()
+    }
+
+    /// Serves until `shutdown`, then lets calls under way finish. What runs is left running for the next agent, or, if
+    /// `destroy` is set by then, removed with every trace but snapshots, logs and records.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        destroy: Arc<AtomicBool>,
+    ) -> Result<(), Error> {
+        let Self { actors, listener, introduction, control_plane, exits, _lock, .. } = self;
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<NodeAgentServer<Service>>().await;
+        let service = Service { actors: actors.clone(), stop: shutdown.clone() };
+        let server = tonic::transport::Server::builder()
+            .add_service(NodeAgentServer::new(service))
+            .add_service(health_service)
+            .serve_with_incoming_shutdown(listener.incoming(), shutdown.clone().cancelled_owned());
+        let mut tasks = JoinSet::new();
+        let reporting = session::keep(actors.clone(), control_plane, introduction, exits);
+        task::spawn(&mut tasks, "session", reporting);
+        task::spawn(&mut tasks, "log-rotation", rotate(actors.clone()));
+        let mut server = std::pin::pin!(server);
+        tokio::select! {
+            // First: the server ends by it too, and then there is still everything to do.
+            biased;
+            () = shutdown.cancelled() => {}
+            served = &mut server => {
+                served?;
+                return Err(Error::Task("the server ended by itself".into()));
+            }
+            Some(ended) = tasks.join_next() => return Err(match ended {
+                Ok(never) => match never {},
+                Err(error) => Error::Task(error.to_string()),
+            }),
+        }
+        health.set_service_status("", ServingStatus::NotServing).await;
+        health.set_not_serving::<NodeAgentServer<Service>>().await;
+        let settled = async { settle(&actors, destroy.load(Ordering::Acquire)).await };
+        // A client that keeps its connection open must not keep the agent.
+        let served = tokio::time::timeout(DRAIN, &mut server);
+        let (served, settled) = tokio::join!(served, tokio::time::timeout(LAST, settled));
+        if let Ok(served) = served {
+            served?;
+        }
+        match settled {
+            Ok(settled) => settled?,
+            Err(_) => {
+                tracing::error!(limit = ?LAST, "not everything was finished; the next start will do it")
+            }
+        }
+        tasks.shutdown().await;
+        Ok(())
+    }
+}
+
+async fn settle(actors: &Actors, destroy: bool) -> Result<(), Error> {
+    if destroy {
+        actors.destroy_all().await;
+    }
+    actors.stop().await;
+    let core = actors.core();
+    core.cleanups.close();
+    core.cleanups.wait().await;
+    if !destroy {
+        core.slots.settle().await;
+        return Ok(());
+    }
+    core.slots.destroy(&core.layout).await.map_err(Error::Destroy)?;
+    for dir in [&core.layout.runtime, &core.layout.bundles, &core.layout.netns] {
+        files::remove(dir).map_err(Error::Destroy)?;
+    }
+    Ok(())
+}
+
+/// Cuts large logs, for ever.
+async fn rotate(actors: Arc<Actors>) -> Infallible {
+    let mut ticks = tokio::time::interval(ROTATE_EVERY);
+    loop {
+        ticks.tick().await;
+        let (core, active) = (actors.core().clone(), actors.active());
+        let rotated =
+            files::blocking(move || active.iter().try_for_each(|actor| core.logs.rotate(actor)));
+        if let Err(error) = rotated.await {
+            tracing::warn!(%error, "a log was not cut");
+        }
+    }
+}
+
+async fn adopt(actors: &Actors, known: Vec<Record>, candidates: Vec<Candidate>) -> io::Result<()> {
+    let core = actors.core();
+    let adopted = candidates
+        .into_iter()
+        .map(|candidate| async move { (candidate.actor().clone(), candidate.adopt(core).await) });
+    let adopted = futures::future::join_all(adopted).await.into_iter();
+    let mut adopted: HashMap<_, _> =
+        adopted.filter_map(|(actor, activation)| Some((actor, activation?))).collect();
+    core.slots.ready_the_rest();
+    for record in known {
+        let activation = adopted.remove(&record.actor);
+        let fence = if activation.is_some() { record.fence } else { fence_without(&record) };
+        if activation.is_none() && record.activation.is_some() {
+            let actor = record.actor.clone();
+            core.records.save(&Record { actor, fence, activation: None })?;
+        }
+        actors.restore(record.actor, fence, activation);
+    }
+    Ok(())
+}
+
+fn lock(layout: &Layout) -> Result<File, BuildError> {
+    let path = layout.root.join("lock");
+    let file = File::create(&path).map_err(|source| BuildError::Directory { path, source })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            let root = layout.root.display();
+            Err(BuildError::Invalid(format!(
+                "{root} is in use by another node agent: stop that one"
+            )))
+        }
+    }
+}
+
+fn canonical(dirs: &[std::path::PathBuf]) -> Result<Vec<std::path::PathBuf>, BuildError> {
+    let real = dirs.iter().map(|dir| {
+        dir.canonicalize().map_err(|error| {
+            BuildError::Invalid(format!("the allowed rootfs directory {}: {error}", dir.display()))
+        })
+    });
+    real.collect()
+}

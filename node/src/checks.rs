@@ -1,0 +1,192 @@
+//! What `reveille doctor` looks at on a node. Nothing here changes the machine: what is made is removed again.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use reveille_api::check::Check;
+use rustix::thread::CapabilitySet;
+
+use crate::{
+    config::{Config, Layout},
+    runtime::gvisor::{Flags, Gvisor},
+    slots,
+};
+
+/// Limit of each trial.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Less than this is little for snapshots.
+const ROOMY: u64 = 1 << 30;
+const NEEDED: [(CapabilitySet, &str); 3] = [
+    (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+    (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+];
+
+/// Looks at everything this node needs.
+pub async fn checks(config: &Config) -> Vec<Check> {
+    let privileged = privileges();
+    let may = matches!(privileged.outcome, reveille_api::check::Outcome::Ok { .. });
+    let mut checks = vec![privileged, runsc(&config.runsc).await];
+    if may {
+        checks.push(sandbox(config).await);
+    } else {
+        checks.push(Check::warn("sandbox", "not tried without root", "run doctor with sudo"));
+    }
+    checks.push(nft(&config.nft).await);
+    if may {
+        checks.push(network(config).await);
+    } else {
+        checks.push(Check::warn(
+            "worker network",
+            "not tried without root",
+            "run doctor with sudo",
+        ));
+    }
+    checks.push(limits());
+    checks.push(disk(&config.data_dir));
+    checks
+}
+
+/// A path as it is, a bare name from `PATH` or the usual places of system programs.
+pub(crate) fn find_program(name: &Path) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return std::path::absolute(name).ok().filter(|path| path.is_file());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let dirs = std::env::split_paths(&path).chain(usual);
+    dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+fn privileges() -> Check {
+    if !rustix::process::geteuid().is_root() {
+        return Check::fail("root", "not root", "run it with sudo: only root can make namespaces");
+    }
+    let effective = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    let has = |wanted| effective.is_ok_and(|effective| effective.contains(wanted));
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(set, _)| !has(*set)).map(|(_, name)| *name).collect();
+    if missing.is_empty() {
+        return Check::ok("root", "root with the capabilities needed");
+    }
+    let found = format!("root without {}", missing.join(", "));
+    Check::fail("root", found, "start it in a container or unit that has these capabilities")
+}
+
+async fn runsc(binary: &Path) -> Check {
+    const FIX: &str = "run deploy/setup.sh runsc, or give --runsc";
+    let Some(path) = find_program(binary) else {
+        return Check::fail("runsc", format!("{} was not found", binary.display()), FIX);
+    };
+    match Flags::detect(&path).await {
+        Err(error) => Check::fail("runsc", error.to_string(), FIX),
+        Ok(flags) => match flags.check() {
+            Ok(()) => Check::ok("runsc", format!("{} {}", path.display(), flags.version)),
+            Err(error) => Check::fail("runsc", error.to_string(), FIX),
+        },
+    }
+}
+
+/// Really starts a sandbox, in a directory of its own, with the machine's root directory read-only.
+async fn sandbox(config: &Config) -> Check {
+    const NAME: &str = "sandbox";
+    let trial = async {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let (root, bundles, pins) =
+            (dir.path().join("root"), dir.path().join("bundles"), dir.path().join("pins"));
+        let gvisor = Gvisor::detect(&config.runsc, &root, &bundles, &pins).await;
+        let gvisor = gvisor.map_err(|error| error.to_string())?;
+        gvisor.try_out().await.map_err(|error| error.to_string())
+    };
+    match tokio::time::timeout(LIMIT, trial).await {
+        Ok(Ok(())) => Check::ok(NAME, "a gVisor sandbox starts (systrap)"),
+        Ok(Err(why)) => Check::fail(
+            NAME,
+            why,
+            "see the message; in a container, runsc needs ptrace, mount and user namespaces allowed",
+        ),
+        Err(_) => {
+            Check::fail(NAME, format!("nothing happened for {LIMIT:?}"), "try another kernel")
+        }
+    }
+}
+
+async fn nft(nft: &Path) -> Check {
+    let Some(path) = find_program(nft) else {
+        return Check::fail("nft", "not found", "apt-get install nftables");
+    };
+    let mut command = tokio::process::Command::new(&path);
+    match command.arg("--version").stdin(Stdio::null()).output().await {
+        Ok(output) if output.status.success() => {
+            Check::ok("nft", String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        Ok(output) => Check::fail("nft", output.status.to_string(), "apt-get install nftables"),
+        Err(error) => Check::fail("nft", error.to_string(), "apt-get install nftables"),
+    }
+}
+
+/// Makes one worker's network under another name and removes it.
+async fn network(config: &Config) -> Check {
+    const NAME: &str = "worker network";
+    let trial = async {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let layout = Layout::new(dir.path(), dir.path());
+        layout.create().map_err(|error| error.to_string())?;
+        let nft = find_program(&config.nft).ok_or("nft was not found")?;
+        let opened = slots::Slots::open(&layout, config.worker_cidr, 1, &nft, &[]).await;
+        let outcome = match opened {
+            Ok(slots) => slots.destroy(&layout).await.map_err(|error| error.to_string()),
+            Err(error) => Err(crate::actor::chain(&error)),
+        };
+        slots::remove_all(&layout).await.map_err(|error| error.to_string())?;
+        outcome
+    };
+    match tokio::time::timeout(LIMIT, trial).await {
+        Ok(Ok(())) => Check::ok(
+            NAME,
+            format!("namespace, veth and rules can be made ({})", config.worker_cidr),
+        ),
+        Ok(Err(why)) => Check::fail(
+            NAME,
+            why,
+            "the kernel needs veth, nf_tables with NAT, and network namespaces",
+        ),
+        Err(_) => {
+            Check::fail(NAME, format!("nothing happened for {LIMIT:?}"), "look for a hanging nft")
+        }
+    }
+}
+
+/// Templates may ask for limits that only cgroup v2 can keep.
+fn limits() -> Check {
+    const FIX: &str =
+        "templates' resources.cpu and resources.memory are not enforced by this version (pids are)";
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+    let found = match controllers {
+        Ok(text) if text.contains("memory") => {
+            "cgroup v2 is there, but the node does not use it yet"
+        }
+        _ => "cgroup v2 with the memory controller is not there",
+    };
+    Check::warn("limits", found, FIX)
+}
+
+fn disk(dir: &Path) -> Check {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let free = rustix::fs::statvfs(existing).map(|fs| fs.f_bavail * fs.f_frsize);
+    let shown = |bytes: u64| {
+        format!("{:.1} GiB free in {}", bytes as f64 / (1 << 30) as f64, existing.display())
+    };
+    match free {
+        Ok(bytes) if bytes >= ROOMY => Check::ok("disk", shown(bytes)),
+        Ok(bytes) => {
+            Check::warn("disk", shown(bytes), "snapshots need room: free some, or give --data-dir")
+        }
+        Err(error) => {
+            Check::fail("disk", format!("{}: {error}", existing.display()), "give --data-dir")
+        }
+    }
+}

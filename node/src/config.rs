@@ -1,0 +1,141 @@
+//! [`Config`]: what an operator decides about one node.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use reveille_api::{net::Address, net::ListenError};
+
+use crate::{runtime, slots, slots::Cidr};
+
+/// Everything the node agent is told. [`Config::build`](crate::Config::build) makes an [`App`](crate::App) of it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name; its workers are named `<node>-<index>`.
+    pub node: String,
+    /// Root of all state. The agent keeps its own under `node/`; interfaces and namespaces are named after a
+    /// hash of this path, so that several data directories live side by side on one machine.
+    pub data_dir: PathBuf,
+    /// Files that live as long as the machine runs: pinned network namespaces.
+    pub run_dir: PathBuf,
+    /// Where the agent serves the control plane.
+    pub listen: Address,
+    /// Where the control plane serves its agents.
+    pub control_plane: Address,
+    /// Places for activations.
+    pub workers: u32,
+    /// Labels a worker pool selects nodes by.
+    pub labels: HashMap<String, String>,
+    /// Addresses of the workers: one /30 each.
+    pub worker_cidr: Cidr,
+    /// The runsc binary.
+    pub runsc: PathBuf,
+    /// The nft binary; a bare name is looked up in `PATH` and the usual places.
+    pub nft: PathBuf,
+    /// A template's rootfs directory must lie in one of these.
+    pub rootfs_allow: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Defaults for everything that has one.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        let run_dir = data_dir.join("run");
+        Self {
+            node: "local".into(),
+            listen: Address::Unix(run_dir.join("node.sock")),
+            control_plane: Address::Unix(run_dir.join("control.sock")),
+            workers: 8,
+            labels: HashMap::new(),
+            worker_cidr: Cidr::default(),
+            runsc: "runsc".into(),
+            nft: "nft".into(),
+            rootfs_allow: Vec::new(),
+            data_dir,
+            run_dir,
+        }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::new(&self.data_dir, &self.run_dir)
+    }
+}
+
+/// Where the agent keeps what.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) runtime: PathBuf,
+    pub(crate) bundles: PathBuf,
+    pub(crate) snapshots: PathBuf,
+    pub(crate) logs: PathBuf,
+    pub(crate) records: PathBuf,
+    pub(crate) slots: PathBuf,
+    pub(crate) netns: PathBuf,
+    /// Prefix of interfaces, namespaces and sandboxes: `rv` and six hexadecimal digits.
+    pub(crate) prefix: String,
+}
+
+impl Layout {
+    pub(crate) fn new(data_dir: &Path, run_dir: &Path) -> Self {
+        let root = data_dir.join("node");
+        // The hash must not depend on how the path was written.
+        let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.into());
+        let whole = whole.canonicalize().unwrap_or(whole);
+        let hash = blake3::hash(whole.as_os_str().as_encoded_bytes()).to_hex();
+        Self {
+            runtime: root.join("runsc"),
+            bundles: root.join("bundles"),
+            snapshots: root.join("snapshots"),
+            logs: root.join("logs"),
+            records: root.join("records"),
+            slots: root.join("slots.json"),
+            netns: run_dir.join("netns"),
+            prefix: format!("rv{}", &hash[..6]),
+            root,
+        }
+    }
+
+    pub(crate) fn create(&self) -> Result<(), BuildError> {
+        let all =
+            [&self.root, &self.runtime, &self.bundles, &self.snapshots, &self.logs, &self.records];
+        for dir in all.into_iter().chain([&self.netns]) {
+            crate::files::create_private_dir(dir)
+                .map_err(|source| BuildError::Directory { path: dir.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why the agent cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// It needs root: namespaces, mounts, runsc.
+    #[error("the node agent must run as root: run it with sudo")]
+    NotRoot,
+    /// A directory cannot be made.
+    #[error("cannot create {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A value that cannot be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// The runtime does not work.
+    #[error("the gVisor runtime cannot be used")]
+    Runtime(#[from] runtime::Error),
+    /// The network of the workers cannot be made.
+    #[error("the workers' network cannot be made")]
+    Slots(#[from] slots::Error),
+    /// State on disk cannot be read.
+    #[error("cannot read the node's state")]
+    State(#[source] io::Error),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}

@@ -1,0 +1,210 @@
+//! [`Core`]: what every activation of a node shares, and the errors of its operations.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use reveille_api::{
+    ActorKey, Epoch, Failure,
+    manifest::template::{ActorTemplateSpec, Rootfs},
+    proto,
+};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::{
+    config::Layout,
+    logs::Logs,
+    process::Process,
+    record::{ActivationRecord, Fenced, Records},
+    runtime::Runtime,
+    slots::{Lease, Slots},
+    snapshots::Snapshots,
+};
+
+/// Shared by the drivers of all actors.
+pub(crate) struct Core {
+    pub(crate) node: String,
+    /// Changes with every start of the agent.
+    pub(crate) instance: String,
+    pub(crate) layout: Layout,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) slots: Slots,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) records: Records,
+    pub(crate) logs: Logs,
+    pub(crate) rootfs_allow: Vec<PathBuf>,
+    /// Activations that ended by themselves, for the control plane.
+    pub(crate) exits: mpsc::Sender<proto::Exited>,
+    /// What goes on after a reply: removing what dead sandboxes leave behind.
+    pub(crate) cleanups: TaskTracker,
+    pub(crate) sandboxes: AtomicU64,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum OpError {
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    #[error("{actor} has no activation of epoch {epoch} on this node")]
+    NotRunning { actor: ActorKey, epoch: Epoch },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("too many operations wait for this actor")]
+    TooBusy,
+    #[error("the node agent is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl OpError {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::internal(message))
+    }
+}
+
+impl From<OpError> for Status {
+    fn from(error: OpError) -> Self {
+        let text = error.to_string();
+        match error {
+            OpError::Fenced(_) => Self::failed_precondition(text),
+            OpError::NotRunning { .. } => Self::not_found(text),
+            OpError::Invalid(_) => Self::invalid_argument(text),
+            OpError::TooBusy => Self::resource_exhausted(text),
+            OpError::Stopping => Self::unavailable(text),
+            OpError::Failed(failure) => failure.into(),
+        }
+    }
+}
+
+impl Core {
+    /// A new name for a sandbox: never used before, and as long as every other.
+    pub(crate) fn sandbox_id(&self, actor: &ActorKey, epoch: Epoch) -> String {
+        let number = self.sandboxes.fetch_add(1, Ordering::Relaxed);
+        let seed = format!("{} {} {} {number}", self.instance, actor, epoch);
+        format!("{}{}", self.layout.prefix, &blake3::hash(seed.as_bytes()).to_hex()[..12])
+    }
+
+    pub(crate) fn bundle(&self, sandbox: &str) -> PathBuf {
+        self.layout.bundles.join(sandbox)
+    }
+
+    /// The index in `<node>-<index>`.
+    pub(crate) fn worker_index(&self, worker: &str) -> Option<u32> {
+        worker.strip_prefix(&self.node)?.strip_prefix('-')?.parse().ok()
+    }
+
+    /// Where the root file system is, if it may be used.
+    pub(crate) fn rootfs(&self, spec: &ActorTemplateSpec) -> Result<PathBuf, String> {
+        let Rootfs::Directory(path) = &spec.rootfs else {
+            return Err("this node runs only templates with rootfs.directory".into());
+        };
+        allowed(path, &self.rootfs_allow)
+    }
+
+    /// Ends an activation, whole or half-made. Nothing of it serves when this returns; the rest of the cleaning goes
+    /// on in the background.
+    pub(crate) async fn teardown(
+        self: &Arc<Self>,
+        sandbox: &str,
+        process: Option<&Process>,
+        lease: Option<Lease>,
+    ) {
+        let bundle = self.bundle(sandbox);
+        match process {
+            Some(process) => process.end().await,
+            None => {
+                if let Err(error) = self.runtime.kill(&bundle).await {
+                    tracing::error!(sandbox, %error, "a sandbox could not be killed");
+                }
+            }
+        }
+        if let Some(lease) = lease {
+            lease.recycle();
+        }
+        if !bundle.exists() {
+            // It did not come so far that runsc knows it.
+            return;
+        }
+        let (core, sandbox) = (self.clone(), sandbox.to_owned());
+        self.cleanups.spawn(async move {
+            if let Err(error) = core.runtime.discard(&sandbox, &bundle).await {
+                tracing::warn!(sandbox, %error, "a dead sandbox was not deleted; the next start will do it");
+            }
+        });
+    }
+
+    /// Tells the control plane that an activation is over without anybody having asked for it.
+    pub(crate) fn report_exit(&self, actor: &ActorKey, epoch: Epoch, message: String) {
+        tracing::warn!(%actor, %epoch, message, "an activation ended by itself");
+        let exited = proto::Exited { actor: Some(actor.into()), epoch: epoch.0, message };
+        // Full only while the control plane is away, and then the next registration tells what still runs.
+        let _ = self.exits.try_send(exited);
+    }
+}
+
+/// An activation that serves, or did until a moment ago. Dropping it leaves it as it is.
+#[derive(Debug)]
+pub(crate) struct Activation {
+    pub(crate) record: ActivationRecord,
+    pub(crate) process: Process,
+    pub(crate) lease: Lease,
+    pub(crate) reply: Activated,
+}
+
+/// What a wake is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Activated {
+    pub(crate) endpoint: String,
+    pub(crate) fetch_us: u64,
+    pub(crate) restore_us: u64,
+    pub(crate) ready_us: u64,
+}
+
+impl From<Activated> for proto::ActivateReply {
+    fn from(activated: Activated) -> Self {
+        let Activated { endpoint, fetch_us, restore_us, ready_us } = activated;
+        Self { endpoint, fetch_us, restore_us, ready_us }
+    }
+}
+
+fn allowed(path: &Path, allow: &[PathBuf]) -> Result<PathBuf, String> {
+    let shown = path.display();
+    let real = path.canonicalize().map_err(|e| format!("the rootfs directory {shown}: {e}"))?;
+    if !real.is_dir() {
+        return Err(format!("the rootfs {shown} is not a directory"));
+    }
+    if allow.iter().any(|dir| real.starts_with(dir)) {
+        return Ok(real);
+    }
+    let dirs = allow.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
+    Err(format!(
+        "the rootfs directory {shown} is outside of what this node allows ({dirs}): start the node with --rootfs-allow for it"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rootfs_is_judged_by_where_it_really_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
+        std::fs::create_dir_all(inside.join("rootfs")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+        let allow = [inside.canonicalize().unwrap()];
+        allowed(&inside.join("rootfs"), &allow).unwrap();
+        for bad in ["link", "../out", "missing", "rootfs/../../out"] {
+            let error = allowed(&inside.join(bad), &allow).unwrap_err();
+            assert!(error.contains("rootfs directory"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The `NodeAgent` service: reads requests and hands them to the actors' drivers.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+use reveille_api::{
+    ActorKey, Epoch, Failure,
+    manifest::template::{ActorTemplateSpec, Runtime},
+    proto::{self, node_agent_server::NodeAgent, suspend_reply::Outcome},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    actor::{Activate, Command, Suspend, Suspended},
+    actors::Actors,
+    core::OpError,
+    snapshots::is_id,
+};
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) actors: Arc<Actors>,
+    /// Ends the streams that would never end.
+    pub(crate) stop: CancellationToken,
+}
+
+fn activation(reference: proto::ActivationRef) -> Result<(ActorKey, Epoch), Failure> {
+    Ok((ActorKey::try_from(reference.actor)?, Epoch(reference.epoch)))
+}
+
+fn snapshot_id(id: String) -> Result<String, OpError> {
+    if is_id(&id) {
+        return Ok(id);
+    }
+    Err(OpError::Invalid(format!(
+        "{id:?} cannot name a snapshot: use letters, digits, '-', '_', '.'"
+    )))
+}
+
+fn activate(request: proto::ActivateRequest) -> Result<Activate, OpError> {
+    let template: ActorTemplateSpec = serde_json::from_str(&request.template)?;
+    if template.runtime != Runtime::Gvisor {
+        let name = template.runtime.name();
+        return Err(OpError::Invalid(format!("this node has no runtime {name:?}")));
+    }
+    let snapshot = match request.snapshot {
+        empty if empty.is_empty() => None,
+        id => Some(snapshot_id(id)?),
+    };
+    Ok(Activate {
+        epoch: Epoch(request.epoch),
+        worker: request.worker,
+        template: Arc::new(template),
+        digest: blake3::hash(request.template.as_bytes()).to_hex().to_string(),
+        snapshot,
+        deadline: Duration::from_millis(request.deadline_ms),
+    })
+}
+
+#[tonic::async_trait]
+impl NodeAgent for Service {
+    async fn activate(
+        &self,
+        request: Request<proto::ActivateRequest>,
+    ) -> Result<Response<proto::ActivateReply>, Status> {
+        let mut request = request.into_inner();
+        let actor = ActorKey::try_from(request.actor.take())?;
+        let request = activate(request)?;
+        let activated =
+            self.actors.submit(&actor, |reply| Command::Activate(request, reply)).await?;
+        Ok(Response::new(activated.into()))
+    }
+
+    async fn suspend(
+        &self,
+        request: Request<proto::SuspendRequest>,
+    ) -> Result<Response<proto::SuspendReply>, Status> {
+        let request = request.into_inner();
+        let actor = ActorKey::try_from(request.actor)?;
+        let request = Suspend {
+            epoch: Epoch(request.epoch),
+            snapshot: snapshot_id(request.snapshot)?,
+            deadline: Duration::from_millis(request.deadline_ms),
+        };
+        let suspended =
+            self.actors.submit(&actor, |reply| Command::Suspend(request, reply)).await?;
+        let outcome = match suspended {
+            Suspended::Committed(snapshot) => Outcome::Committed(snapshot),
+            Suspended::Resumed => Outcome::Resumed(proto::Resumed {}),
+        };
+        Ok(Response::new(proto::SuspendReply { outcome: Some(outcome) }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<proto::ActivationRef>,
+    ) -> Result<Response<proto::ResumeReply>, Status> {
+        let (actor, epoch) = activation(request.into_inner())?;
+        let resumed = self.actors.submit(&actor, |reply| Command::Resume(epoch, reply)).await?;
+        Ok(Response::new(proto::ResumeReply { resumed }))
+    }
+
+    async fn destroy(
+        &self,
+        request: Request<proto::ActivationRef>,
+    ) -> Result<Response<proto::DestroyReply>, Status> {
+        let (actor, epoch) = activation(request.into_inner())?;
+        self.actors.submit(&actor, |reply| Command::Destroy(epoch, reply)).await?;
+        Ok(Response::new(proto::DestroyReply {}))
+    }
+
+    async fn get_inventory(
+        &self,
+        _: Request<proto::GetInventoryRequest>,
+    ) -> Result<Response<proto::Inventory>, Status> {
+        Ok(Response::new(self.actors.inventory()))
+    }
+
+    type LogsStream = BoxStream<'static, Result<proto::LogChunk, Status>>;
+
+    async fn logs(
+        &self,
+        request: Request<proto::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        let actor = ActorKey::try_from(request.actor)?;
+        let chunks = self.actors.core().logs.read(&actor, request.tail, request.follow);
+        let chunks = chunks.map(|chunk| match chunk {
+            Ok(data) => Ok(proto::LogChunk { data }),
+            Err(error) => Err(Status::internal(format!("the log cannot be read: {error}"))),
+        });
+        Ok(Response::new(until(chunks, self.stop.clone()).boxed()))
+    }
+
+    async fn delete_snapshots(
+        &self,
+        request: Request<proto::DeleteSnapshotsRequest>,
+    ) -> Result<Response<proto::DeleteSnapshotsReply>, Status> {
+        let proto::DeleteSnapshotsRequest { actor, keep, everything } = request.into_inner();
+        let actor = ActorKey::try_from(actor)?;
+        let command = |reply| Command::DeleteSnapshots { keep, everything, reply };
+        self.actors.submit(&actor, command).await?;
+        Ok(Response::new(proto::DeleteSnapshotsReply {}))
+    }
+}
+
+fn until<S: Stream>(stream: S, stop: CancellationToken) -> impl Stream<Item = S::Item> {
+    stream.take_until(async move { stop.cancelled().await })
+}

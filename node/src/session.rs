@@ -1,0 +1,124 @@
+//! The agent's session with the control plane: it registers, and then reports for as long as both live.
+//!
+//! ```text
+//!  connecting ──▶ registered: a heartbeat each interval, exits as they happen
+//!      ▲                │
+//!      └── backoff ◀────┘ the stream ended
+//! ```
+//!
+//! A registration carries the whole inventory, so nothing that happened while there was no session is lost.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use reveille_api::{
+    net::Address,
+    proto::{self, node_command::Command, node_report::Report, nodes_client::NodesClient},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::actors::Actors;
+
+/// Pauses before a new session, at first and at most.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(3);
+/// A session that lasted this long is a success.
+const STEADY: Duration = Duration::from_secs(10);
+/// Until the control plane has named its own.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Reports that may wait for the stream.
+const REPORTS: usize = 16;
+
+/// What is said of this node when it registers.
+pub(crate) struct Introduction {
+    pub(crate) address: Address,
+    pub(crate) workers: u32,
+    pub(crate) labels: std::collections::HashMap<String, String>,
+}
+
+/// Keeps a session, for ever.
+pub(crate) async fn keep(
+    actors: Arc<Actors>,
+    control_plane: Address,
+    introduction: Introduction,
+    mut exits: mpsc::Receiver<proto::Exited>,
+) -> Infallible {
+    let client = NodesClient::new(control_plane.channel());
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let begin = Instant::now();
+        let ended = session(&actors, client.clone(), &introduction, &mut exits).await;
+        if begin.elapsed() >= STEADY {
+            backoff = FIRST_BACKOFF;
+        }
+        let why =
+            ended.map_or_else(|status| status.message().to_owned(), |()| "it was closed".into());
+        tracing::warn!(%control_plane, why, "no session with the control plane; trying again");
+        let jitter = rand::random_range(0.5..1.0);
+        tokio::time::sleep(backoff.mul_f64(jitter)).await;
+        backoff = LAST_BACKOFF.min(2 * backoff);
+    }
+}
+
+async fn session(
+    actors: &Actors,
+    mut client: NodesClient<tonic::transport::Channel>,
+    introduction: &Introduction,
+    exits: &mut mpsc::Receiver<proto::Exited>,
+) -> Result<(), Status> {
+    let (reports, outgoing) = mpsc::channel(REPORTS);
+    let send = async |report| {
+        let report = proto::NodeReport { report: Some(report) };
+        reports.send(report).await.map_err(|_| Status::unavailable("the stream is closed"))
+    };
+    send(Report::Register(register(actors, introduction))).await?;
+    let mut commands = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            command = commands.message() => match command? {
+                None => return Ok(()),
+                Some(proto::NodeCommand { command: Some(Command::Registered(registered)) }) => {
+                    tracing::info!(heartbeat_ms = registered.heartbeat_ms, "registered with the control plane");
+                    let period = Duration::from_millis(registered.heartbeat_ms.max(10));
+                    heartbeat = tokio::time::interval(period);
+                    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                }
+                // Of a control plane that is newer than this agent.
+                Some(proto::NodeCommand { command: None }) => {}
+            },
+            _ = heartbeat.tick() => send(Report::Heartbeat(pulse(actors))).await?,
+            Some(exited) = exits.recv() => send(Report::Exited(exited)).await?,
+        }
+    }
+}
+
+fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
+    let core = actors.core();
+    proto::Register {
+        node: core.node.clone(),
+        instance: core.instance.clone(),
+        address: introduction.address.to_string(),
+        workers: introduction.workers,
+        labels: introduction.labels.clone(),
+        runtimes: vec![proto::Runtime {
+            name: core.runtime.name().into(),
+            version: core.runtime.version().into(),
+        }],
+        inventory: Some(actors.inventory()),
+    }
+}
+
+fn pulse(actors: &Actors) -> proto::Heartbeat {
+    let core = actors.core();
+    proto::Heartbeat {
+        workers_used: core.slots.used(),
+        snapshot_bytes: core.snapshots.bytes(),
+        disk_free_bytes: core.snapshots.free().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,451 @@
+//! Slots: the places of a node where activations live, each with a network of its own.
+//!
+//! ```text
+//!   host                    outer namespace (one per worker,        inner namespace (one per activation)
+//!                           pinned: outlives the agent)
+//!   rv3f9a01h0 ────────────── up0                 in7 ────────────── eth0 ── gVisor takes it over
+//!   10.213.0.1/30             10.213.0.2/30       10.0.2.2/24        10.0.2.15/24
+//!                             nft: 10.213.0.2:20417 ─▶ 10.0.2.15:8080
+//! ```
+//!
+//! An endpoint is the outer address and a port of one activation. The inside address never changes, because a
+//! checkpoint remembers it; so do the hardware addresses, so that nobody asks for them during a restore. The inner
+//! namespace is made after the one before it has ended, not when it is needed; it is held by its sandbox and by
+//! nothing else, and goes with it. The next endpoint is opened then too, so that a wake mostly has nothing to do here.
+//!
+//! A [`Lease`] is the right to a slot. It is given back only by [`Lease::recycle`]: one that is merely dropped (the
+//! agent ends) leaves the network as it is, for the next agent to adopt.
+
+mod cidr;
+mod connections;
+mod firewall;
+mod host;
+mod links;
+mod netns;
+mod ports;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use reveille_api::{ActorKey, Epoch};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::task::TaskTracker;
+
+pub use cidr::{Cidr, InvalidCidr};
+pub(crate) use host::remove_all;
+pub(crate) use netns::Netns;
+
+use crate::config::Layout;
+use cidr::Subnet;
+use firewall::Firewall;
+use host::{choose_subnets, connect, is_netns, remove_orphans};
+use links::Peer;
+use ports::Ledger;
+
+/// Addresses and names that are the same in every slot.
+const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const INSIDE_BITS: u8 = 24;
+const INSIDE_MAC: [u8; 6] = [0x02, 0x52, 0x56, 0, 0, 2];
+const GATEWAY_MAC: [u8; 6] = [0x02, 0x52, 0x56, 0, 0, 1];
+const UPLINK: &str = "up0";
+/// Of a template that names no port.
+const USUAL_PORT: u16 = 8080;
+/// A slot that could not be made ready is tried again after this long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the network cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not enough addresses.
+    #[error(
+        "--worker-cidr {cidr} has room for {room} workers beside what the machine's routes take, not for {workers}: give a larger one"
+    )]
+    Exhausted {
+        /// The network.
+        cidr: Cidr,
+        /// Free pairs of addresses in it.
+        room: usize,
+        /// Workers asked for.
+        workers: u32,
+    },
+    /// The machine has a route into it.
+    #[error("--worker-cidr {cidr} overlaps the route to {route} of this machine: give another one")]
+    Overlap {
+        /// The network.
+        cidr: Cidr,
+        /// The route.
+        route: String,
+    },
+    /// Something of a slot cannot be made.
+    #[error("cannot {operation} of worker {index}")]
+    Slot {
+        /// What was tried.
+        operation: &'static str,
+        /// For which worker.
+        index: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine's network cannot be read.
+    #[error("cannot read the machine's network")]
+    Host(#[source] io::Error),
+}
+
+/// All slots of a node.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: Vec<Arc<Slot>>,
+    recycling: TaskTracker,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Slot {
+    index: u32,
+    subnet: Subnet,
+    outer: Netns,
+    firewall: Firewall,
+    ledger: Arc<Ledger>,
+    wiring: Arc<tokio::sync::Mutex<Wiring>>,
+    occupant: Mutex<Option<(ActorKey, Epoch)>>,
+    /// The port inside that the last activation had; the next one mostly has the same.
+    usual_port: AtomicU16,
+}
+
+/// What a slot is called outside.
+#[derive(Clone, Debug)]
+struct Names {
+    host_link: String,
+    pin: PathBuf,
+}
+
+/// The inside of a slot.
+#[derive(Debug, Default)]
+struct Wiring {
+    /// Its end in the outer namespace.
+    link: Option<String>,
+    /// Held until a sandbox holds it.
+    inner: Option<Netns>,
+    generation: u64,
+    prepared: Option<Prepared>,
+}
+
+/// The next endpoint, opened ahead of its activation. Nobody knows it yet, and nothing listens inside.
+#[derive(Clone, Copy, Debug)]
+struct Prepared {
+    endpoint: SocketAddrV4,
+    inner: u16,
+}
+
+/// What an activation that is to be adopted has of its slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) index: u32,
+    pub(crate) link: String,
+    pub(crate) endpoint: SocketAddrV4,
+}
+
+/// Why a slot cannot be leased.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("this node has no worker with index {0}")]
+    Unknown(u32),
+    #[error("the worker is in use by {0}, epoch {1}")]
+    Occupied(ActorKey, Epoch),
+}
+
+impl Slots {
+    /// Makes the slots. Those in `held` stay as they are if they are still whole; everything else that bears our
+    /// prefix is removed first.
+    pub(crate) async fn open(
+        layout: &Layout,
+        cidr: Cidr,
+        workers: u32,
+        nft: &std::path::Path,
+        held: &[Held],
+    ) -> Result<Self, Error> {
+        let ledger = Ledger::open(&layout.slots).map_err(Error::Host)?;
+        let names = |index: u32| Names {
+            host_link: format!("{}h{index}", layout.prefix),
+            pin: layout.netns.join(format!("{}-{index}", layout.prefix)),
+        };
+        let subnets = choose_subnets(&layout.prefix, cidr, workers, &ledger).await?;
+        let keep: Vec<_> = held
+            .iter()
+            .filter(|held| {
+                subnets.get(held.index as usize).is_some_and(|s| s.worker() == *held.endpoint.ip())
+            })
+            .filter(|held| is_netns(&names(held.index).pin))
+            .map(|held| held.index)
+            .collect();
+        remove_orphans(layout, keep.iter().map(|index| names(*index)).collect())
+            .await
+            .map_err(Error::Host)?;
+        let ledger = Arc::new(ledger);
+        let firewall = Firewall::new(nft);
+        let made = subnets.into_iter().enumerate().map(|(index, subnet)| {
+            let index = index as u32;
+            let slot =
+                Slot::open(index, names(index), subnet, keep.contains(&index), &firewall, &ledger);
+            async move { slot.await.map(Arc::new) }
+        });
+        let slots = futures::future::try_join_all(made).await?;
+        let slots = Self { slots, recycling: TaskTracker::new() };
+        for slot in slots.slots.iter().filter(|slot| !keep.contains(&slot.index)) {
+            let wiring = slot.wiring.clone().lock_owned().await;
+            slots.recycling.spawn(slot.clone().make_ready(wiring));
+        }
+        Ok(slots)
+    }
+
+    /// Leases a free slot; one that is being made ready is waited for.
+    pub(crate) async fn lease(
+        &self,
+        index: u32,
+        actor: &ActorKey,
+        epoch: Epoch,
+    ) -> Result<Lease, Refused> {
+        let slot = self.slots.get(index as usize).ok_or(Refused::Unknown(index))?;
+        {
+            let mut occupant = slot.occupant();
+            if let Some((actor, epoch)) = &*occupant {
+                return Err(Refused::Occupied(actor.clone(), *epoch));
+            }
+            *occupant = Some((actor.clone(), epoch));
+        }
+        // A caller that gives up while it waits must not leave the slot occupied.
+        let vacate = Vacate(Some(slot.clone()));
+        let wiring = slot.wiring.clone().lock_owned().await;
+        vacate.keep();
+        Ok(Lease { slot: slot.clone(), wiring, recycling: self.recycling.clone() })
+    }
+
+    /// Takes over the slot of an activation of an earlier agent; `None` when it is not whole any more.
+    pub(crate) async fn adopt(&self, held: &Held, actor: &ActorKey, epoch: Epoch) -> Option<Lease> {
+        let slot = self.slots.get(held.index as usize)?;
+        if slot.subnet.worker() != *held.endpoint.ip() {
+            return None;
+        }
+        // A slot just made is locked while it is made ready: then its network was not whole.
+        let mut wiring = slot.wiring.clone().try_lock_owned().ok()?;
+        if wiring.link.is_some() {
+            return None;
+        }
+        wiring.link = Some(held.link.clone());
+        wiring.generation = held.link.trim_start_matches("in").parse().unwrap_or_default();
+        *slot.occupant() = Some((actor.clone(), epoch));
+        Some(Lease { slot: slot.clone(), wiring, recycling: self.recycling.clone() })
+    }
+
+    /// Makes those ready that were kept for an adoption which then did not happen.
+    pub(crate) fn ready_the_rest(&self) {
+        for slot in &self.slots {
+            let Ok(wiring) = slot.wiring.clone().try_lock_owned() else { continue };
+            if wiring.link.is_none() {
+                self.recycling.spawn(slot.clone().make_ready(wiring));
+            }
+        }
+    }
+
+    /// Slots with an activation.
+    pub(crate) fn used(&self) -> u32 {
+        self.slots.iter().filter(|slot| slot.occupant().is_some()).count() as u32
+    }
+
+    /// Waits for slots that are being made ready.
+    pub(crate) async fn settle(&self) {
+        self.recycling.close();
+        self.recycling.wait().await;
+    }
+
+    /// Removes every slot. Their activations must be gone.
+    pub(crate) async fn destroy(&self, layout: &Layout) -> io::Result<()> {
+        self.settle().await;
+        remove_orphans(layout, Vec::new()).await
+    }
+}
+
+impl Slot {
+    async fn open(
+        index: u32,
+        names: Names,
+        subnet: Subnet,
+        keep: bool,
+        firewall: &Firewall,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self, Error> {
+        let failed = |operation| move |source| Error::Slot { operation, index, source };
+        let outer = if keep {
+            Netns::open(&names.pin).map_err(failed("open the namespace"))?
+        } else {
+            let outer = Netns::create().await.map_err(failed("create the namespace"))?;
+            outer.pin(&names.pin).map_err(failed("pin the namespace"))?;
+            firewall.install(&outer).await.map_err(failed("set the rules"))?;
+            connect(&names.host_link, &outer, subnet)
+                .await
+                .map_err(failed("connect the network"))?;
+            outer
+        };
+        let (firewall, ledger) = (firewall.clone(), ledger.clone());
+        let (wiring, occupant) = (Arc::default(), Mutex::default());
+        let usual_port = AtomicU16::new(USUAL_PORT);
+        Ok(Self { index, subnet, outer, firewall, ledger, wiring, occupant, usual_port })
+    }
+
+    fn occupant(&self) -> std::sync::MutexGuard<'_, Option<(ActorKey, Epoch)>> {
+        self.occupant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the slot a fresh inside, trying until it succeeds: a slot without one is of no use to anybody.
+    async fn make_ready(self: Arc<Self>, mut wiring: OwnedMutexGuard<Wiring>) {
+        let begin = tokio::time::Instant::now();
+        while let Err(error) = self.renew(&mut wiring).await {
+            tracing::warn!(worker = self.index, %error, "the slot is not ready yet");
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::debug!(worker = self.index, took = ?begin.elapsed(), "the slot is ready");
+    }
+
+    async fn renew(&self, wiring: &mut Wiring) -> io::Result<()> {
+        (wiring.inner, wiring.prepared) = (None, None);
+        self.firewall.close_all(&self.outer).await?;
+        let old = wiring.link.take();
+        wiring.generation += 1;
+        let link = format!("in{}", wiring.generation);
+        let inner = Netns::create().await?;
+        let (fd, name) = (inner.raw_fd(), link.clone());
+        let rewired = links::inside(Some(&self.outer), move |links| async move {
+            // All of them: one may be left of an agent that died.
+            let stale = links.names().await?.into_iter().filter(|(_, name)| name.starts_with("in"));
+            for (_, stale) in stale {
+                links.delete(&stale).await?;
+            }
+            if let Err(error) = connections::forget_all() {
+                tracing::debug!(%error, "old connections were not forgotten");
+            }
+            let peer = Peer { name: "eth0", ns: fd, mac: Some(INSIDE_MAC) };
+            links.add_veth(&name, Some(GATEWAY_MAC), peer).await?;
+            let index = links.configure(&name, GATEWAY, INSIDE_BITS).await?;
+            links.add_neighbour(index, INSIDE, INSIDE_MAC).await
+        });
+        if let Err(error) = rewired.await {
+            wiring.link = old;
+            return Err(error);
+        }
+        wiring.link = Some(link);
+        links::inside(Some(&inner), |links| async move {
+            links.loopback_up().await?;
+            let index = links.configure("eth0", INSIDE, INSIDE_BITS).await?;
+            links.add_neighbour(index, GATEWAY, GATEWAY_MAC).await?;
+            links.default_route(GATEWAY).await
+        })
+        .await?;
+        wiring.inner = Some(inner);
+        let endpoint = self.next_endpoint()?;
+        let inner = self.usual_port.load(Ordering::Relaxed);
+        self.firewall.open(&self.outer, endpoint.port(), inner).await?;
+        wiring.prepared = Some(Prepared { endpoint, inner });
+        Ok(())
+    }
+
+    fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
+        Ok(SocketAddrV4::new(self.subnet.worker(), self.ledger.take(self.index)?))
+    }
+}
+
+/// The right to a slot. See the module for what dropping it means.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    slot: Arc<Slot>,
+    wiring: OwnedMutexGuard<Wiring>,
+    recycling: TaskTracker,
+}
+
+impl Lease {
+    /// A port that no activation of this worker had within the quarantine.
+    pub(crate) fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
+        match self.wiring.prepared {
+            Some(prepared) => Ok(prepared.endpoint),
+            None => self.slot.next_endpoint(),
+        }
+    }
+
+    pub(crate) fn held(&self, endpoint: SocketAddrV4) -> Held {
+        let link = self.wiring.link.clone().unwrap_or_default();
+        Held { index: self.slot.index, link, endpoint }
+    }
+
+    /// The namespace for the sandbox.
+    pub(crate) fn netns(&self) -> PathBuf {
+        self.wiring.inner.as_ref().map(Netns::path).unwrap_or_default()
+    }
+
+    /// From now on the sandbox holds its namespace, and it ends with the sandbox.
+    pub(crate) fn let_go_of_netns(&mut self) {
+        self.wiring.inner = None;
+    }
+
+    /// Connections to the endpoint reach this port of the sandbox. Nothing is left to do where that was foreseen.
+    pub(crate) async fn open_first(
+        &mut self,
+        endpoint: SocketAddrV4,
+        inner: u16,
+    ) -> io::Result<()> {
+        self.slot.usual_port.store(inner, Ordering::Relaxed);
+        match self.wiring.prepared.take() {
+            Some(prepared) if (prepared.endpoint, prepared.inner) == (endpoint, inner) => Ok(()),
+            Some(prepared) => {
+                self.close(prepared.endpoint).await?;
+                self.open(endpoint, inner).await
+            }
+            None => self.open(endpoint, inner).await,
+        }
+    }
+
+    /// Connections to the endpoint, which was closed, reach this port of the sandbox again.
+    pub(crate) async fn open(&self, endpoint: SocketAddrV4, inner: u16) -> io::Result<()> {
+        self.slot.firewall.open(&self.slot.outer, endpoint.port(), inner).await
+    }
+
+    /// Connections to the endpoint are refused, those that exist are reset.
+    pub(crate) async fn close(&self, endpoint: SocketAddrV4) -> io::Result<()> {
+        self.slot.firewall.close(&self.slot.outer, endpoint.port()).await
+    }
+
+    /// Ends the connections made through an endpoint that is closed, so that the sandbox has none open.
+    pub(crate) async fn end_connections(&self, endpoint: SocketAddrV4) -> io::Result<()> {
+        self.slot.outer.enter(move || connections::end_all(endpoint)).await?
+    }
+
+    /// Gives the slot back. It gets a fresh inside before anybody has it again; that goes on in the background.
+    pub(crate) fn recycle(self) {
+        *self.slot.occupant() = None;
+        self.recycling.spawn(self.slot.make_ready(self.wiring));
+    }
+}
+
+/// Undoes an occupation unless it is kept.
+struct Vacate(Option<Arc<Slot>>);
+
+impl Vacate {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Vacate {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.0 {
+            *slot.occupant() = None;
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Connections into a sandbox: finding them, and ending them from the sandbox's side too.
+//!
+//! A checkpoint of gVisor ends the connections that are open, but while it is written: a server that waits for events
+//! with epoll then never sees another one after the restore (gvisor#13920 is of this kind). Closing the endpoint does
+//! not help, since a connection that is idle sends nothing that could be answered with a reset. So before the sandbox
+//! is paused each of its connections is made to speak:
+//!
+//! ```text
+//!   this module ── SYN with the client's address ──▶ sandbox
+//!   rules       ◀─ ACK: that connection exists (RFC 5961) ── sandbox
+//!   rules       ── reset, by the ACK's own numbers ──▶ sandbox: the connection is gone, the server sees it end
+//!   this module ── reset, by the ACK's own numbers ──▶ client: a proxy takes it out of its pool
+//!   this module ── SYN ──▶ sandbox ── SYN-ACK or reset: it is gone indeed
+//! ```
+//!
+//! The SYN carries a byte, which makes gVisor answer each one; a SYN's byte is never given to the server.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, send,
+            sendto, setsockopt, socket, sockopt::ReceiveTimeout,
+        },
+        time::{TimeVal, TimeValLike},
+    },
+};
+
+use super::INSIDE;
+
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const DUMP: u16 = 0x300;
+const CONNTRACK_GET: u16 = (1 << 8) | 1;
+const CONNTRACK_DELETE: u16 = (1 << 8) | 2;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// nlmsghdr and nfgenmsg.
+const HEADERS: usize = 20;
+/// Attributes of conntrack's messages.
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const PROTO_STATE: u16 = 4;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const IP_DESTINATION: u16 = 2;
+const PROTO_NUMBER: u16 = 1;
+const PROTO_SOURCE: u16 = 2;
+const PROTO_DESTINATION: u16 = 3;
+const STATE_TCP: u16 = 1;
+const STATE_TCP_STATE: u16 = 1;
+/// States in which the server may still hold the connection: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT. In the later
+/// ones both sides have closed it.
+const HELD: std::ops::RangeInclusive<u8> = 2..=5;
+const TCP: u8 = 6;
+const RST: u8 = 0x04;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// Rounds of [`end_all`]; each waits twice as long for answers as the one before, the first 2 ms: a second in all.
+const ROUNDS: u32 = 9;
+
+/// A connection as the sandbox sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flow {
+    client: SocketAddrV4,
+    /// The sandbox's port.
+    port: u16,
+}
+
+/// Ends every connection made through the endpoint, in the thread's namespace. The endpoint must be closed.
+pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
+    let mut open: BTreeSet<_> = flows(endpoint.port())?.into_iter().collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let close = SockFlag::SOCK_CLOEXEC;
+    let ear = socket(AddressFamily::Packet, SockType::Datagram, close, SockProtocol::EthAll)?;
+    let mouth = socket(AddressFamily::Inet, SockType::Raw, close, SockProtocol::Raw)?;
+    let count = open.len();
+    for round in 1..=ROUNDS {
+        for Flow { client, port } in &open {
+            // A byte of payload, and a sequence number that matters to nobody.
+            say(&mouth, *client, SocketAddrV4::new(INSIDE, *port), SYN, 0, &[0])?;
+        }
+        setsockopt(&ear, ReceiveTimeout, &TimeVal::milliseconds(1 << round))?;
+        while let Some((flow, flags, sequence)) = hear(&ear)? {
+            if !open.contains(&flow) {
+                continue;
+            }
+            if flags & (RST | SYN) != 0 {
+                open.remove(&flow);
+            } else if flags & ACK != 0 {
+                say(&mouth, endpoint, flow.client, RST, sequence, &[])?;
+            }
+            if open.is_empty() {
+                tracing::debug!(count, round, "idle connections were ended");
+                return Ok(());
+            }
+        }
+    }
+    let left = open.len();
+    Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
+}
+
+/// The next packet of the sandbox: whose connection, which flags, which sequence number. `None` after a silence.
+fn hear(ear: &OwnedFd) -> io::Result<Option<(Flow, u8, u32)>> {
+    let mut packet = [0; 128];
+    loop {
+        match recv(ear.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+            Ok(length) => {
+                if let Some(heard) = from_sandbox(&packet[..length]) {
+                    return Ok(Some(heard));
+                }
+            }
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn from_sandbox(packet: &[u8]) -> Option<(Flow, u8, u32)> {
+    let first = *packet.first()?;
+    let header = usize::from(first & 0xf) * 4;
+    let address =
+        |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+    if first >> 4 != 4 || *packet.get(9)? != TCP || address(12)? != INSIDE {
+        return None;
+    }
+    let tcp = packet.get(header..)?;
+    let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
+    let flow = Flow { client: SocketAddrV4::new(address(16)?, port(2)?), port: port(0)? };
+    let sequence = u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?);
+    Some((flow, *tcp.get(13)?, sequence))
+}
+
+fn say(
+    mouth: &OwnedFd,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    flags: u8,
+    sequence: u32,
+    payload: &[u8],
+) -> io::Result<()> {
+    let packet = segment(from, to, flags, sequence, payload);
+    let address = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+    sendto(mouth.as_raw_fd(), &packet, &address, MsgFlags::empty())?;
+    Ok(())
+}
+
+/// A TCP segment with its IP header.
+fn segment(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    flags: u8,
+    sequence: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut tcp = Vec::with_capacity(21);
+    tcp.extend(from.port().to_be_bytes());
+    tcp.extend(to.port().to_be_bytes());
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend([0; 4]); // acknowledgement
+    tcp.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]); // header length, flags, window, checksum, urgent
+    tcp.extend(payload);
+    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+    let mut summed = [&addresses[..], &[0, TCP, 0, tcp.len() as u8]].concat();
+    summed.extend(&tcp);
+    let sum = checksum(&summed);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    // Length, identification and checksum are filled in by the kernel.
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, TCP, 0, 0];
+    packet.extend(addresses);
+    packet.extend(tcp);
+    packet
+}
+
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| match *pair {
+        [high, low] => u32::from(u16::from_be_bytes([high, low])),
+        [high, ..] => u32::from(u16::from_be_bytes([high, 0])),
+        [] => 0,
+    });
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Makes the thread's namespace forget every connection: the next activation may meet the same port numbers.
+pub(super) fn forget_all() -> io::Result<()> {
+    let socket = ask(CONNTRACK_DELETE, REQUEST | ACKNOWLEDGE)?;
+    let mut reply = [0; 128];
+    let length = recv(socket.as_raw_fd(), &mut reply, MsgFlags::empty())?;
+    check_error(&reply[..length])
+}
+
+/// What conntrack remembers of connections through the port.
+fn flows(port: u16) -> io::Result<Vec<Flow>> {
+    let socket = ask(CONNTRACK_GET, REQUEST | DUMP)?;
+    let mut flows = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while let Some(size) = word(rest, 0).map(|size| size as usize) {
+            let Some(message) = rest.get(..size).filter(|message| message.len() >= 16) else {
+                break;
+            };
+            match u16::from_ne_bytes([message[4], message[5]]) {
+                NLMSG_DONE => return Ok(flows),
+                NLMSG_ERROR => {
+                    check_error(message)?;
+                    return Ok(flows);
+                }
+                _ => flows.extend(message.get(HEADERS..).and_then(|body| flow(body, port))),
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Sends a request about all of conntrack's table.
+fn ask(kind: u16, flags: u16) -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkNetFilter,
+    )?;
+    let mut message = Vec::with_capacity(HEADERS);
+    message.extend((HEADERS as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([0; 8]);
+    // Of any family; version 0.
+    message.extend([0; 4]);
+    send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
+    Ok(socket)
+}
+
+/// An acknowledgement is an error message whose code, after the header, is 0.
+fn check_error(message: &[u8]) -> io::Result<()> {
+    match word(message, 16).map(|code| code as i32) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The value of an attribute.
+fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = bytes;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        // Without the flags for nested and for network byte order.
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
+        if kind == wanted {
+            return rest.get(4..length);
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+fn flow(message: &[u8], endpoint: u16) -> Option<Flow> {
+    let port = |proto, kind| Some(u16::from_be_bytes(attribute(proto, kind)?.try_into().ok()?));
+    let original = attribute(attribute(message, TUPLE_ORIGINAL)?, TUPLE_PROTO)?;
+    if attribute(original, PROTO_NUMBER)? != [TCP] || port(original, PROTO_DESTINATION)? != endpoint
+    {
+        return None;
+    }
+    let state =
+        attribute(attribute(attribute(message, PROTO_STATE)?, STATE_TCP)?, STATE_TCP_STATE)?;
+    if !HELD.contains(state.first()?) {
+        return None;
+    }
+    let reply = attribute(message, TUPLE_REPLY)?;
+    let client: [u8; 4] =
+        attribute(attribute(reply, TUPLE_IP)?, IP_DESTINATION)?.try_into().ok()?;
+    let proto = attribute(reply, TUPLE_PROTO)?;
+    let client = SocketAddrV4::new(client.into(), port(proto, PROTO_DESTINATION)?);
+    Some(Flow { client, port: port(proto, PROTO_SOURCE)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: Flow =
+        Flow { client: SocketAddrV4::new(Ipv4Addr::new(10, 213, 0, 1), 40_000), port: 8080 };
+
+    #[test]
+    fn a_segment_is_valid_and_read_back_only_if_it_is_the_sandboxs() {
+        let inside = SocketAddrV4::new(INSIDE, FLOW.port);
+        let knock = segment(FLOW.client, inside, SYN, 0, &[0]);
+        assert_eq!(knock.len(), 41);
+        let summed = [&knock[12..20], &[0, TCP, 0, 21], &knock[20..]].concat();
+        assert_eq!(checksum(&summed), 0);
+        assert_eq!(from_sandbox(&knock), None);
+        let answer = segment(inside, FLOW.client, SYN | ACK, 77, &[]);
+        assert_eq!(from_sandbox(&answer), Some((FLOW, SYN | ACK, 77)));
+        for length in 0..33 {
+            assert_eq!(from_sandbox(&answer[..length]), None);
+        }
+    }
+
+    #[test]
+    fn a_flow_is_read_from_nested_attributes() {
+        fn nest(kind: u16, value: &[u8]) -> Vec<u8> {
+            let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        }
+        let proto = |source: u16, destination: u16| {
+            let ports = [(PROTO_SOURCE, source), (PROTO_DESTINATION, destination)];
+            let ports = ports.map(|(kind, port)| nest(kind, &port.to_be_bytes())).concat();
+            nest(TUPLE_PROTO | 0x8000, &[nest(PROTO_NUMBER, &[TCP]), ports].concat())
+        };
+        let ip = nest(TUPLE_IP | 0x8000, &nest(IP_DESTINATION, &[10, 213, 0, 1]));
+        let original = nest(TUPLE_ORIGINAL | 0x8000, &proto(40_000, 20_017));
+        let reply = nest(TUPLE_REPLY | 0x8000, &[ip, proto(8080, 40_000)].concat());
+        let message = |state: u8| {
+            let state = nest(STATE_TCP | 0x8000, &nest(STATE_TCP_STATE, &[state]));
+            [original.clone(), reply.clone(), nest(PROTO_STATE | 0x8000, &state)].concat()
+        };
+        assert_eq!(flow(&message(3), 20_017), Some(FLOW));
+        assert_eq!(flow(&message(3), 20_018), None);
+        assert_eq!(flow(&message(3)[..20], 20_017), None);
+        // TIME_WAIT
+        assert_eq!(flow(&message(7), 20_017), None);
+    }
+}

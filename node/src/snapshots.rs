@@ -1,0 +1,342 @@
+//! [`Snapshots`]: the images of sleeping actors on this node's disk.
+//!
+//! ```text
+//!  <root>/<namespace>/<name>/.tmp-…-<id>/ image files ─▶ synced and hashed ─▶ manifest.json, synced
+//!         └─ rename, sync of the directory = commit
+//!  <root>/<namespace>/<name>/<id>/        a snapshot; never written again
+//!         └─ rename = deleted
+//!  <root>/<namespace>/<name>/.del-<id>/   being removed
+//! ```
+//!
+//! Whatever dies whenever: there is the whole snapshot or none. Names with a dot in front are removed at start.
+//!
+//! Before a restore every file is compared with the manifest. Hashing is left out for files whose [`Stamp`] is the
+//! one this very process saw when it hashed them.
+
+pub(crate) mod manifest;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use reveille_api::{ActorKey, Epoch, proto};
+
+use crate::files::{self, Durability};
+use manifest::{FileEntry, Machine, Manifest, Stamp};
+
+const DRAFT: &str = ".tmp-";
+const DELETED: &str = ".del-";
+
+/// The snapshots of this node.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    root: PathBuf,
+    machine: Machine,
+    drafts: AtomicU64,
+    index: Mutex<BTreeMap<(ActorKey, String), Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    manifest: Manifest,
+    /// What this process saw when it hashed the files, in their order.
+    hashed: Option<Vec<Stamp>>,
+}
+
+/// Why a snapshot cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    #[error("snapshot {id} is damaged: {why}")]
+    Corrupt { id: String, why: String },
+    #[error("snapshot {id} does not fit: {why}")]
+    Unfit { id: String, why: String },
+}
+
+/// What is known of a snapshot when it is begun.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) actor: ActorKey,
+    pub(crate) epoch: Epoch,
+    pub(crate) template: String,
+    pub(crate) runtime: String,
+    pub(crate) runtime_version: String,
+}
+
+/// A snapshot being written. Dropped uncommitted, it is gone.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    dir: PathBuf,
+    target: PathBuf,
+    id: String,
+    committed: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = files::remove(&self.dir);
+        }
+    }
+}
+
+impl Draft {
+    /// Where the runtime writes its files.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// A draft that only needs its name.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    draft: Draft,
+    manifest: Manifest,
+    stamps: Vec<Stamp>,
+}
+
+impl Snapshots {
+    /// Reads what is there and removes what an agent that died was writing or deleting.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        let mut index = BTreeMap::new();
+        for namespace in files::names(root)? {
+            for name in files::names(&root.join(&namespace))? {
+                let dir = root.join(&namespace).join(&name);
+                let Ok(actor) = ActorKey::new(&namespace, &name) else { continue };
+                for id in files::names(&dir)? {
+                    let path = dir.join(&id);
+                    if id.starts_with(DRAFT) || id.starts_with(DELETED) {
+                        files::remove(&path)?;
+                        continue;
+                    }
+                    match read_manifest(&path) {
+                        Ok(manifest) => {
+                            index.insert((actor.clone(), id), Entry { manifest, hashed: None });
+                        }
+                        // Kept: it may be of use to somebody, and a wake from it says what is wrong.
+                        Err(why) => {
+                            tracing::error!(%actor, snapshot = id, why, "a damaged snapshot")
+                        }
+                    }
+                }
+            }
+        }
+        let (machine, drafts) = (Machine::detect()?, AtomicU64::new(0));
+        Ok(Self { root: root.into(), machine, drafts, index: Mutex::new(index) })
+    }
+
+    /// Begins a snapshot.
+    pub(crate) fn begin(&self, actor: &ActorKey, id: &str) -> io::Result<Draft> {
+        let parent = self.dir(actor);
+        // A draft that was given up may still be hashed: two of one name do not share a directory.
+        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
+        let dir = parent.join(format!("{DRAFT}{number}-{id}"));
+        files::create_private_dir(&dir)?;
+        Ok(Draft { dir, target: parent.join(id), id: id.into(), committed: false })
+    }
+
+    /// Syncs and hashes what the runtime wrote, and writes the manifest. Blocks.
+    pub(crate) fn seal(&self, draft: Draft, origin: Origin) -> io::Result<Sealed> {
+        let mut names = files::names(&draft.dir)?;
+        names.sort_unstable();
+        if names.is_empty() {
+            return Err(io::Error::other("the runtime wrote no image"));
+        }
+        let hashed = manifest::hash_all(&draft.dir, &names, true)?;
+        let (entries, stamps): (Vec<_>, Vec<_>) = hashed.into_iter().unzip();
+        let manifest = Manifest {
+            version: manifest::VERSION,
+            id: draft.id.clone(),
+            actor: origin.actor,
+            epoch: origin.epoch,
+            template: origin.template,
+            created_unix_ms: unix_ms(),
+            runtime: origin.runtime,
+            runtime_version: origin.runtime_version,
+            machine: self.machine.clone(),
+            files: entries,
+        };
+        files::write_json(&draft.dir.join(manifest::FILE), &manifest, Durability::Power)?;
+        Ok(Sealed { draft, manifest, stamps })
+    }
+
+    /// The one step after which the snapshot exists. Blocks for as long as a sync takes.
+    pub(crate) fn commit(&self, mut sealed: Sealed) -> io::Result<Manifest> {
+        fs::rename(&sealed.draft.dir, &sealed.draft.target)?;
+        sealed.draft.committed = true;
+        let parent = sealed.draft.target.parent().unwrap_or(&self.root);
+        if let Err(error) = files::sync_dir(parent) {
+            // It may or may not survive a power loss: then it is better not there at all.
+            let _ = files::remove(&sealed.draft.target);
+            return Err(error);
+        }
+        let manifest = sealed.manifest;
+        let entry = Entry { manifest: manifest.clone(), hashed: Some(sealed.stamps) };
+        self.lock().insert((manifest.actor.clone(), manifest.id.clone()), entry);
+        Ok(manifest)
+    }
+
+    /// The manifest of a snapshot that is there.
+    pub(crate) fn get(&self, actor: &ActorKey, id: &str) -> Option<Manifest> {
+        self.lock().get(&(actor.clone(), id.to_owned())).map(|entry| entry.manifest.clone())
+    }
+
+    /// Checks that a snapshot is whole and fits. Returns where it is. Blocks; quick unless it must hash.
+    pub(crate) fn verify(
+        &self,
+        actor: &ActorKey,
+        id: &str,
+        runtime: &str,
+        version: &str,
+    ) -> Result<PathBuf, Unusable> {
+        let corrupt = |why: String| Unusable::Corrupt { id: id.into(), why };
+        if !is_id(id) {
+            return Err(corrupt("that is no name of a snapshot".into()));
+        }
+        let dir = self.dir(actor).join(id);
+        let manifest = read_manifest(&dir).map_err(corrupt)?;
+        if manifest.actor != *actor || manifest.id != id {
+            let what = format!("its manifest is that of {} of {}", manifest.id, manifest.actor);
+            return Err(corrupt(what));
+        }
+        let stamps = manifest.files.iter().map(|file| check_size(&dir, file));
+        let stamps = stamps.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
+        let key = (actor.clone(), id.to_owned());
+        let known = self.lock().get(&key).is_some_and(|entry| {
+            entry.manifest == manifest && entry.hashed.as_ref() == Some(&stamps)
+        });
+        if !known {
+            let names: Vec<_> = manifest.files.iter().map(|file| file.name.clone()).collect();
+            let hashed =
+                manifest::hash_all(&dir, &names, false).map_err(|e| corrupt(e.to_string()))?;
+            let (entries, stamps): (Vec<_>, Vec<_>) = hashed.into_iter().unzip();
+            let bad = entries.iter().zip(&manifest.files).find(|(found, wanted)| found != wanted);
+            if let Some((found, _)) = bad {
+                return Err(corrupt(format!("{} has other contents", found.name)));
+            }
+            let entry = Entry { manifest: manifest.clone(), hashed: Some(stamps) };
+            self.lock().insert(key, entry);
+        }
+        self.check_fit(&manifest, runtime, version)
+            .map_err(|why| Unusable::Unfit { id: id.into(), why })?;
+        Ok(dir)
+    }
+
+    fn check_fit(&self, manifest: &Manifest, runtime: &str, version: &str) -> Result<(), String> {
+        if (manifest.runtime.as_str(), manifest.runtime_version.as_str()) != (runtime, version) {
+            return Err(format!(
+                "it was taken by {} {}, this node has {runtime} {version}",
+                manifest.runtime, manifest.runtime_version
+            ));
+        }
+        let missing = manifest.machine.missing_on(&self.machine);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!("it was taken on a CPU with {}, which this one lacks", missing.join(", ")))
+    }
+
+    /// Deletes an actor's snapshots but those in `keep`. Blocks.
+    pub(crate) fn delete(&self, actor: &ActorKey, keep: &[String]) -> io::Result<()> {
+        let dir = self.dir(actor);
+        for id in files::names(&dir)?.iter().filter(|id| is_id(id) && !keep.contains(id)) {
+            let grave = dir.join(format!("{DELETED}{id}"));
+            files::remove(&grave)?;
+            fs::rename(dir.join(id), &grave)?;
+            self.lock().remove(&(actor.clone(), id.clone()));
+            files::remove(&grave)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of an actor that has no snapshots.
+    pub(crate) fn forget(&self, actor: &ActorKey) {
+        let _ = fs::remove_dir(self.dir(actor));
+    }
+
+    pub(crate) fn list(&self, node: &str) -> Vec<proto::Snapshot> {
+        self.lock().values().map(|entry| to_proto(&entry.manifest, node)).collect()
+    }
+
+    /// Bytes of all snapshots.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lock().values().map(|entry| bytes(&entry.manifest)).sum()
+    }
+
+    /// Free bytes of the file system they are on.
+    pub(crate) fn free(&self) -> io::Result<u64> {
+        let fs = rustix::fs::statvfs(&self.root)?;
+        Ok(fs.f_bavail * fs.f_frsize)
+    }
+
+    fn dir(&self, actor: &ActorKey) -> PathBuf {
+        self.root.join(actor.namespace()).join(actor.name())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(ActorKey, String), Entry>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {
+    proto::Snapshot {
+        actor: Some((&manifest.actor).into()),
+        id: manifest.id.clone(),
+        epoch: manifest.epoch.0,
+        bytes: bytes(manifest),
+        created_unix_ms: manifest.created_unix_ms,
+        runtime: manifest.runtime.clone(),
+        runtime_version: manifest.runtime_version.clone(),
+        node: node.into(),
+    }
+}
+
+/// True for what may name a snapshot: a plain file name that is not hidden.
+pub(crate) fn is_id(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    (1..=128).contains(&id.len()) && !id.starts_with('.') && id.bytes().all(plain)
+}
+
+fn bytes(manifest: &Manifest) -> u64 {
+    manifest.files.iter().map(|file| file.size).sum()
+}
+
+fn read_manifest(dir: &Path) -> Result<Manifest, String> {
+    let path = dir.join(manifest::FILE);
+    let read = files::read_json::<serde_json::Value>(&path);
+    let value = match read {
+        Ok(Some(value)) => value,
+        Ok(None) if !dir.exists() => return Err("it is not on this node".into()),
+        Ok(None) => return Err("its manifest is missing".into()),
+        Err(error) => return Err(format!("its manifest cannot be read: {error}")),
+    };
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(manifest::VERSION.into()) {
+        return Err(format!("its manifest has version {version:?}, not {}", manifest::VERSION));
+    }
+    serde_json::from_value(value).map_err(|error| format!("its manifest is not valid: {error}"))
+}
+
+fn check_size(dir: &Path, file: &FileEntry) -> Result<Stamp, String> {
+    if !is_id(&file.name) {
+        return Err(format!("{:?} is no name of an image file", file.name));
+    }
+    let stamp = Stamp::of(&dir.join(&file.name)).map_err(|e| format!("{}: {e}", file.name))?;
+    if stamp.size() != file.size {
+        return Err(format!("{} has {} bytes, not {}", file.name, stamp.size(), file.size));
+    }
+    Ok(stamp)
+}
+
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests;

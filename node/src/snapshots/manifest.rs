@@ -1,0 +1,179 @@
+//! [`Manifest`]: what a snapshot is, and proof that it is whole.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use reveille_api::{ActorKey, Epoch};
+use serde::{Deserialize, Serialize};
+
+/// Format of the manifest.
+pub(crate) const VERSION: u32 = 1;
+/// Its name beside the files it lists.
+pub(crate) const FILE: &str = "manifest.json";
+
+/// What a snapshot is. Written last: a directory without it is no snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) actor: ActorKey,
+    /// Of the activation it was taken from.
+    pub(crate) epoch: Epoch,
+    /// Hash of the template the activation ran by.
+    pub(crate) template: String,
+    pub(crate) created_unix_ms: u64,
+    pub(crate) runtime: String,
+    pub(crate) runtime_version: String,
+    pub(crate) machine: Machine,
+    pub(crate) files: Vec<FileEntry>,
+}
+
+/// One file of the image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileEntry {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) blake3: String,
+}
+
+/// What the process has seen of the machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Machine {
+    pub(crate) arch: String,
+    pub(crate) kernel: String,
+    /// Sorted.
+    pub(crate) cpu_features: Vec<String>,
+}
+
+impl Machine {
+    /// This one.
+    pub(crate) fn detect() -> io::Result<Self> {
+        let cpu = fs::read_to_string("/proc/cpuinfo")?;
+        let line =
+            cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+        let features = line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value);
+        let mut cpu_features: Vec<_> = features.split_whitespace().map(str::to_owned).collect();
+        cpu_features.sort_unstable();
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        Ok(Self { arch: std::env::consts::ARCH.into(), kernel, cpu_features })
+    }
+
+    /// Features a snapshot of `self` may rely on and `here` lacks; the architecture counts as one.
+    pub(crate) fn missing_on<'a>(&'a self, here: &Self) -> Vec<&'a str> {
+        let mut missing = Vec::new();
+        if self.arch != here.arch {
+            missing.push(self.arch.as_str());
+        }
+        let lacks = |feature: &&String| here.cpu_features.binary_search(feature).is_err();
+        missing.extend(self.cpu_features.iter().filter(lacks).map(String::as_str));
+        missing
+    }
+}
+
+/// Which state of a file was hashed. Any write, and any other file put in its place, changes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    dev: u64,
+    ino: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        fs::symlink_metadata(path).map(|metadata| Self::from(&metadata))
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+impl From<&fs::Metadata> for Stamp {
+    fn from(m: &fs::Metadata) -> Self {
+        Self {
+            dev: m.dev(),
+            ino: m.ino(),
+            size: m.size(),
+            modified: (m.mtime(), m.mtime_nsec()),
+            changed: (m.ctime(), m.ctime_nsec()),
+        }
+    }
+}
+
+/// Hashes every file of a directory, each on a thread of its own, and syncs them if asked to.
+pub(crate) fn hash_all(
+    dir: &Path,
+    names: &[String],
+    sync: bool,
+) -> io::Result<Vec<(FileEntry, Stamp)>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            names.iter().map(|name| scope.spawn(move || hash(dir, name, sync))).collect();
+        let joined = threads.into_iter().map(|thread| match thread.join() {
+            Ok(hashed) => hashed,
+            Err(_) => Err(io::Error::other("a hashing thread panicked")),
+        });
+        joined.collect()
+    })
+}
+
+fn hash(dir: &Path, name: &str, sync: bool) -> io::Result<(FileEntry, Stamp)> {
+    let path = dir.join(name);
+    let context = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
+    let mut file = File::open(&path).map_err(context)?;
+    if sync {
+        file.sync_all().map_err(context)?;
+    }
+    let before = Stamp::from(&file.metadata().map_err(context)?);
+    let mut hasher = blake3::Hasher::new();
+    let size = io::copy(&mut file, &mut hasher).map_err(context)?;
+    if Stamp::from(&file.metadata().map_err(context)?) != before || size != before.size {
+        return Err(io::Error::other(format!("{name} changed while it was hashed")));
+    }
+    Ok((
+        FileEntry { name: name.into(), size, blake3: hasher.finalize().to_hex().to_string() },
+        before,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_of_a_machine_with_more_features_does_not_fit() {
+        let machine = |arch: &str, features: &[&str]| Machine {
+            arch: arch.into(),
+            kernel: "6".into(),
+            cpu_features: features.iter().map(|f| (*f).to_owned()).collect(),
+        };
+        let small = machine("x86_64", &["avx", "sse"]);
+        let large = machine("x86_64", &["avx", "avx512f", "sse"]);
+        assert!(small.missing_on(&large).is_empty());
+        assert_eq!(large.missing_on(&small), ["avx512f"]);
+        assert_eq!(machine("aarch64", &[]).missing_on(&small), ["aarch64"]);
+        assert!(!Machine::detect().unwrap().cpu_features.is_empty());
+    }
+
+    #[test]
+    fn a_stamp_tells_a_file_from_one_with_a_byte_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "abc").unwrap();
+        let names = ["a".to_owned()];
+        let (entry, stamp) = hash_all(dir.path(), &names, true).unwrap().remove(0);
+        assert_eq!(entry.blake3, blake3::hash(b"abc").to_hex().as_str());
+        assert_eq!((entry.size, Stamp::of(&path).unwrap()), (3, stamp));
+        fs::write(&path, "abd").unwrap();
+        assert_ne!(Stamp::of(&path).unwrap(), stamp);
+    }
+}

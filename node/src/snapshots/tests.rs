@@ -1,0 +1,123 @@
+use super::*;
+
+fn actor() -> ActorKey {
+    ActorKey::new("demo", "counter").unwrap()
+}
+
+fn origin() -> Origin {
+    Origin {
+        actor: actor(),
+        epoch: Epoch(3),
+        template: "t".into(),
+        runtime: "gvisor".into(),
+        runtime_version: "1".into(),
+    }
+}
+
+fn sealed(snapshots: &Snapshots, id: &str) -> Sealed {
+    let draft = snapshots.begin(&actor(), id).unwrap();
+    fs::write(draft.dir().join("pages.img"), vec![7; 100_000]).unwrap();
+    fs::write(draft.dir().join("checkpoint.img"), "state").unwrap();
+    snapshots.seal(draft, origin()).unwrap()
+}
+
+fn committed(root: &Path, id: &str) -> Snapshots {
+    let snapshots = Snapshots::open(root).unwrap();
+    snapshots.commit(sealed(&snapshots, id)).unwrap();
+    snapshots
+}
+
+fn verify(snapshots: &Snapshots, id: &str) -> Result<PathBuf, Unusable> {
+    snapshots.verify(&actor(), id, "gvisor", "1")
+}
+
+fn why(snapshots: &Snapshots, id: &str) -> String {
+    match verify(snapshots, id) {
+        Err(Unusable::Corrupt { why, .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_committed_snapshot_is_there_after_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    committed(root.path(), "s1");
+    let snapshots = Snapshots::open(root.path()).unwrap();
+    assert_eq!(snapshots.bytes(), 100_005);
+    assert_eq!(snapshots.get(&actor(), "s1").unwrap().epoch, Epoch(3));
+    let listed = snapshots.list("n1");
+    assert_eq!((listed.len(), listed[0].id.as_str(), listed[0].node.as_str()), (1, "s1", "n1"));
+    assert!(verify(&snapshots, "s1").unwrap().ends_with("demo/counter/s1"));
+}
+
+#[test]
+fn death_before_the_commit_leaves_the_old_snapshot_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    std::mem::forget(sealed(&snapshots, "s2"));
+    assert!(root.path().join("demo/counter/.tmp-1-s2/manifest.json").exists());
+    let snapshots = Snapshots::open(root.path()).unwrap();
+    assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s1"]);
+    assert!(snapshots.get(&actor(), "s2").is_none());
+    verify(&snapshots, "s1").unwrap();
+}
+
+#[test]
+fn a_draft_given_up_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    drop(sealed(&snapshots, "s2"));
+    assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s1"]);
+}
+
+#[test]
+fn a_flipped_byte_is_found_though_the_size_is_right_and_the_hash_was_known() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    verify(&snapshots, "s1").unwrap();
+    let path = root.path().join("demo/counter/s1/pages.img");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[50_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(why(&snapshots, "s1"), "pages.img has other contents");
+    assert_eq!(why(&Snapshots::open(root.path()).unwrap(), "s1"), "pages.img has other contents");
+}
+
+#[test]
+fn truncated_missing_and_foreign_files_are_found() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    let dir = root.path().join("demo/counter/s1");
+    fs::write(dir.join("pages.img"), "short").unwrap();
+    assert_eq!(why(&snapshots, "s1"), "pages.img has 5 bytes, not 100000");
+    fs::remove_file(dir.join("pages.img")).unwrap();
+    assert!(why(&snapshots, "s1").starts_with("pages.img: No such file"));
+    fs::write(dir.join("manifest.json"), "{").unwrap();
+    assert!(why(&snapshots, "s1").starts_with("its manifest cannot be read"));
+    fs::remove_file(dir.join("manifest.json")).unwrap();
+    assert_eq!(why(&snapshots, "s1"), "its manifest is missing");
+    assert_eq!(why(&snapshots, "other"), "it is not on this node");
+    assert_eq!(why(&snapshots, "../s1"), "that is no name of a snapshot");
+}
+
+#[test]
+fn another_runtime_version_does_not_fit_and_says_both() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    let error = snapshots.verify(&actor(), "s1", "gvisor", "2").unwrap_err();
+    assert!(matches!(error, Unusable::Unfit { .. }), "{error:?}");
+    assert!(error.to_string().contains("gvisor 1, this node has gvisor 2"), "{error}");
+}
+
+#[test]
+fn only_what_is_not_kept_is_deleted() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s1");
+    snapshots.commit(sealed(&snapshots, "s2")).unwrap();
+    snapshots.delete(&actor(), &["s2".into()]).unwrap();
+    assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s2"]);
+    assert_eq!(snapshots.list("n").len(), 1);
+    snapshots.delete(&actor(), &[]).unwrap();
+    snapshots.forget(&actor());
+    assert_eq!((snapshots.bytes(), root.path().join("demo/counter").exists()), (0, false));
+}

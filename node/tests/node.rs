@@ -1,0 +1,18 @@
+//! The node agent on real namespaces, nftables and runsc, driven over its own gRPC interface.
+
+// Helpers of tests are tests too, which the lint does not know.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "node/support.rs"]
+mod support;
+
+#[path = "node/control_plane.rs"]
+mod control_plane;
+#[path = "node/failure.rs"]
+mod failure;
+#[path = "node/isolation.rs"]
+mod isolation;
+#[path = "node/lifecycle.rs"]
+mod lifecycle;
+#[path = "node/restart.rs"]
+mod restart;

@@ -1,0 +1,152 @@
+//! What fails, and what it leaves behind: nothing.
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use crate::support::{Node, Place, Wake, count, reason};
+
+async fn failed(node: &Node, wake: &Wake) -> (String, String) {
+    let status = node.activate(wake).await.unwrap_err();
+    (reason(&status), status.message().to_owned())
+}
+
+fn flip_a_byte(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_snapshot_is_refused_and_the_worker_is_of_use_again() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    node.activate(&place.wake(1)).await.unwrap();
+    node.suspend(1, "s1").await.unwrap();
+    flip_a_byte(&place.path("node/snapshots/demo/counter/s1/pages.img"));
+    let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
+    assert_eq!(why, "snapshot_corrupt");
+    assert!(message.contains("pages.img has other contents"), "{message}");
+    let (why, _) = failed(&node, &place.wake(2).from("never")).await;
+    assert_eq!(why, "snapshot_corrupt");
+    assert!(place.path("node/snapshots/demo/counter/s1").exists(), "it is kept");
+
+    let wake = node.activate(&place.wake(2)).await.unwrap();
+    assert_eq!(count(&wake.endpoint).await.count, 1);
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_runsc_refuses_is_a_failed_restore() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let before = place.traces();
+    node.activate(&place.wake(1)).await.unwrap();
+    node.suspend(1, "s1").await.unwrap();
+    // Whole by its manifest, but of another version.
+    let path = place.path("node/snapshots/demo/counter/s1/manifest.json");
+    let manifest = fs::read_to_string(&path).unwrap();
+    let other = manifest.replace("\"runtime_version\":\"", "\"runtime_version\":\"9");
+    fs::write(&path, other).unwrap();
+    let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
+    assert_eq!(why, "restore_failed");
+    assert!(message.contains("was taken by gvisor 9"), "{message}");
+    // Whole by its manifest, but nothing runsc can read.
+    let image = place.path("node/snapshots/demo/counter/s1/checkpoint.img");
+    let size = fs::metadata(&image).unwrap().len();
+    fs::write(&image, vec![7; size as usize]).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    for file in manifest["files"].as_array_mut().unwrap() {
+        if file["name"] == "checkpoint.img" {
+            file["blake3"] = json!(blake3::hash(&vec![7; size as usize]).to_hex().as_str());
+        }
+    }
+    fs::write(&path, manifest.to_string()).unwrap();
+    let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
+    assert_eq!(why, "restore_failed", "{message}");
+    assert!(message.contains("runsc restore failed"), "{message}");
+    place.eventually_traces(&before).await;
+    node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_fails_leaves_nothing_and_says_why() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let before = place.traces();
+    let cold = || place.wake(1);
+
+    let (why, message) = failed(&node, &cold().with("command", json!(["/nope"]))).await;
+    assert_eq!(why, "start_failed");
+    assert!(message.contains("/nope"), "{message}");
+
+    // It ends by itself before it is ready.
+    let port = json!([{ "name": "PORT", "value": "none" }]);
+    let (why, message) = failed(&node, &cold().with("env", port)).await;
+    assert_eq!(why, "start_failed");
+    assert!(message.contains("PORT must be a port number"), "{message}");
+
+    // It runs, but does not answer as asked.
+    let never = json!({ "httpGet": { "path": "/nowhere" }, "timeout": "300ms" });
+    let (why, message) = failed(&node, &cold().with("readiness", never)).await;
+    assert_eq!(why, "start_failed");
+    assert!(message.contains("not ready within 300ms: it answered 404"), "{message}");
+
+    let outside = cold().with("rootfs", json!({ "directory": "/etc" }));
+    let status = node.activate(&outside).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    assert!(status.message().contains("--rootfs-allow"), "{}", status.message());
+
+    place.eventually_traces(&before).await;
+    let wake = node.activate(&cold()).await.unwrap();
+    count(&wake.endpoint).await;
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&wake.endpoint).await;
+    // No directory can be made where the snapshot should go.
+    let dir = place.path("node/snapshots/demo");
+    fs::write(&dir, "in the way").unwrap();
+    let status = node.suspend(1, "s1").await.unwrap_err();
+    assert_eq!(reason(&status), "internal");
+    let again = count(&wake.endpoint).await;
+    assert_eq!((again.count, &again.nonce), (2, &first.nonce));
+    fs::remove_file(&dir).unwrap();
+    node.suspend(1, "s1").await.unwrap();
+    let wake = node.activate(&place.wake(2).from("s1")).await.unwrap();
+    assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
+    node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_in_use_is_refused_to_another_actor() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    node.activate(&place.wake(1)).await.unwrap();
+    let mut request = reveille_api::proto::ActivateRequest {
+        actor: Some(reveille_api::proto::ActorKey {
+            namespace: "other".into(),
+            name: "counter".into(),
+        }),
+        epoch: 1,
+        worker: "n-0".into(),
+        template: place.wake(1).template.to_string(),
+        snapshot: String::new(),
+        deadline_ms: 5_000,
+        traceparent: String::new(),
+    };
+    let status = node.client.clone().activate(request.clone()).await.unwrap_err();
+    assert_eq!(reason(&status), "no_capacity");
+    request.worker = "n-7".into();
+    let status = node.client.clone().activate(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    node.destroy().await;
+}

@@ -1,0 +1,192 @@
+//! The way of an actor through its activations.
+
+use std::{fs, io::ErrorKind, time::Duration};
+
+use reveille_api::proto::{self, suspend_reply::Outcome};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+use tonic::Code;
+
+use crate::support::{Place, actor, count, eventually, get, in_worker};
+
+fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
+    match reply.outcome {
+        Some(Outcome::Committed(snapshot)) => snapshot,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_survives_a_suspend_and_the_old_endpoint_refuses_at_once() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(2).await;
+
+    let cold = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&cold.endpoint).await;
+    assert_eq!(first.count, 1);
+    // A repeated call returns what the first did, and does nothing.
+    assert_eq!(node.activate(&place.wake(1)).await.unwrap(), cold);
+    // A connection that is open and idle, as a proxy's pool has them.
+    let mut pooled = TcpStream::connect(&cold.endpoint).await.unwrap();
+    pooled.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(pooled.read(&mut [0; 4096]).await.unwrap() > 0);
+
+    let snapshot = committed(node.suspend(1, "s1").await.unwrap());
+    assert_eq!(
+        (snapshot.id.as_str(), snapshot.epoch, snapshot.runtime.as_str()),
+        ("s1", 1, "gvisor")
+    );
+    assert!(snapshot.bytes > 0);
+    assert_eq!(committed(node.suspend(1, "s1").await.unwrap()), snapshot);
+    let begin = Instant::now();
+    let refused = get(&cold.endpoint, "/").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+
+    // The same worker, whose slot gets a new inside meanwhile.
+    let warm = node.activate(&place.wake(2).from("s1")).await.unwrap();
+    assert_ne!(warm.endpoint, cold.endpoint);
+    let second = count(&warm.endpoint).await;
+    assert_eq!((second.count, second.nonce), (3, first.nonce.clone()));
+    // The old connection was ended with the endpoint: a proxy need not find out by using it.
+    let mut rest = [0; 4096];
+    let broken = tokio::time::timeout(Duration::from_secs(1), pooled.read(&mut rest)).await;
+    let broken = broken.expect("no hang");
+    assert!(matches!(&broken, Err(e) if e.kind() == ErrorKind::ConnectionReset), "{broken:?}");
+
+    // On another worker, from the older snapshot.
+    let mut other = place.wake(3).from("s1");
+    other.worker = 1;
+    let third = node.activate(&other).await.unwrap();
+    let third = count(&third.endpoint).await;
+    assert_eq!((third.count, third.nonce), (3, first.nonce));
+    // A higher epoch took the place of the lower one.
+    assert!(get(&warm.endpoint, "/").await.is_err());
+    let inventory = node.inventory().await;
+    assert_eq!(inventory.activations.len(), 1);
+    assert_eq!((inventory.activations[0].epoch, inventory.epochs[0].epoch), (3, 3));
+
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&wake.endpoint).await;
+    // Something to write, so that there is a while before the commit.
+    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
+
+    let mut resumed = 0;
+    for (round, delay) in [10, 25, 50, 75, 100].into_iter().enumerate() {
+        let snapshot = format!("s{round}");
+        let resume = async {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            node.resume(1).await.unwrap()
+        };
+        let (suspended, was_resumed) = tokio::join!(node.suspend(1, &snapshot), resume);
+        match suspended.unwrap().outcome.unwrap() {
+            Outcome::Committed(_) => {
+                assert!(!was_resumed, "committed after a resume");
+                break;
+            }
+            Outcome::Resumed(_) => {
+                assert!(was_resumed);
+                resumed += 1;
+                let again = count(&wake.endpoint).await;
+                assert_eq!(again.nonce, first.nonce);
+            }
+        }
+        // What was written so far goes too, if only when its last file is hashed.
+        eventually("nothing is left of it", async || {
+            let left = fs::read_dir(place.path("node/snapshots/demo/counter"));
+            match left.into_iter().flatten().count() {
+                0 => Ok(()),
+                left => Err(format!("{left} directories")),
+            }
+        })
+        .await;
+    }
+    assert!(resumed > 0, "no suspend was ever cancelled");
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_lower_than_the_highest_is_refused() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(2).await;
+    let wake = node.activate(&place.wake(5)).await.unwrap();
+    let mut late = place.wake(4);
+    late.worker = 1;
+    for code in [
+        node.activate(&late).await.unwrap_err().code(),
+        node.suspend(4, "x").await.unwrap_err().code(),
+        node.resume(4).await.unwrap_err().code(),
+        node.destroy_activation(4).await.unwrap_err().code(),
+    ] {
+        assert_eq!(code, Code::FailedPrecondition);
+    }
+    count(&wake.endpoint).await;
+    node.destroy_activation(5).await.unwrap();
+    node.destroy_activation(5).await.unwrap();
+    // A late copy of the first call must not start it again.
+    assert_eq!(node.activate(&place.wake(5)).await.unwrap_err().code(), Code::FailedPrecondition);
+    // Nor after a restart.
+    node.stop().await;
+    let node = place.start(2).await;
+    assert_eq!(node.activate(&place.wake(4)).await.unwrap_err().code(), Code::FailedPrecondition);
+    // Unless the actor is forgotten.
+    let forget =
+        proto::DeleteSnapshotsRequest { actor: Some(actor()), keep: vec![], everything: true };
+    node.client.clone().delete_snapshots(forget).await.unwrap();
+    node.activate(&place.wake(1)).await.unwrap();
+    node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_reaches_nobody_and_is_reached_only_at_its_endpoint() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let (host, port) = wake.endpoint.split_once(':').unwrap();
+    let next = format!("{host}:{}", port.parse::<u16>().unwrap() + 1);
+    for closed in [format!("{host}:8080"), format!("{host}:22"), next] {
+        let begin = Instant::now();
+        let refused = get(&closed, "/").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{closed}");
+        assert!(begin.elapsed() < Duration::from_millis(100));
+    }
+    let rules = in_worker(&place, "nft", &["list", "ruleset"]);
+    assert!(rules.contains("policy drop") && rules.contains(port), "{rules}");
+    node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_actor_prints_is_kept_over_its_activations_and_can_be_followed() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    node.activate(&place.wake(1)).await.unwrap();
+    let request = proto::LogsRequest { actor: Some(actor()), follow: true, tail: 0 };
+    let mut logs = node.client.clone().logs(request).await.unwrap().into_inner();
+    let mut text = String::new();
+    while text.matches("listens on").count() < 1 {
+        text += &String::from_utf8(logs.message().await.unwrap().unwrap().data).unwrap();
+    }
+    node.destroy_activation(1).await.unwrap();
+    node.activate(&place.wake(2)).await.unwrap();
+    while text.matches("listens on").count() < 2 {
+        text += &String::from_utf8(logs.message().await.unwrap().unwrap().data).unwrap();
+    }
+    node.destroy().await;
+    eventually("the stream ends with the agent", async || match logs.message().await {
+        Ok(Some(_)) => Err("another chunk".into()),
+        _ => Ok(()),
+    })
+    .await;
+}

@@ -1,0 +1,120 @@
+//! The agent dies, and another one takes over.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use crate::support::{Place, count, get};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_answer_without_an_agent_and_the_next_one_adopts_them() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(2).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&wake.endpoint).await;
+    node.crash().await;
+    assert_eq!(count(&wake.endpoint).await.count, 2);
+
+    let node = place.start(2).await;
+    assert_eq!(node.running, ["demo/counter"]);
+    assert_eq!(count(&wake.endpoint).await.count, 3);
+    let inventory = node.inventory().await;
+    let activation = &inventory.activations[0];
+    assert_eq!(
+        (activation.endpoint.as_str(), activation.epoch, activation.serving),
+        (&*wake.endpoint, 1, true)
+    );
+    assert_eq!(node.activate(&place.wake(1)).await.unwrap().endpoint, wake.endpoint);
+
+    // It is as good as one's own: it can be suspended, and its worker used again.
+    node.suspend(1, "s1").await.unwrap();
+    assert!(get(&wake.endpoint, "/").await.is_err());
+    let wake = node.activate(&place.wake(2).from("s1")).await.unwrap();
+    let again = count(&wake.endpoint).await;
+    assert_eq!((again.count, again.nonce), (4, first.nonce));
+    node.stop().await;
+
+    let node = place.start(2).await;
+    assert_eq!(count(&wake.endpoint).await.count, 5);
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_in_the_middle_of_a_suspend_leaves_the_old_state_or_the_new() {
+    let Some(place) = Place::new() else { return };
+    let mut node = place.start(1).await;
+    node.activate(&place.wake(1)).await.unwrap();
+    let mut outcomes = BTreeSet::new();
+    for (round, delay) in [5, 30, 60, 90, 120].into_iter().enumerate() {
+        let epoch = node.inventory().await.activations[0].epoch;
+        let endpoint = node.inventory().await.activations[0].endpoint.clone();
+        let before = count(&endpoint).await;
+        let snapshot = format!("s{round}");
+        let suspend =
+            tokio::time::timeout(Duration::from_millis(delay), node.suspend(epoch, &snapshot));
+        let _ = suspend.await;
+        node.crash().await;
+
+        node = place.start(1).await;
+        let inventory = node.inventory().await;
+        let endpoint = match inventory.activations.first() {
+            Some(activation) => {
+                outcomes.insert("old");
+                assert!(activation.serving);
+                assert!(!inventory.snapshots.iter().any(|s| s.id == snapshot));
+                activation.endpoint.clone()
+            }
+            None => {
+                outcomes.insert("new");
+                assert!(inventory.snapshots.iter().any(|s| s.id == snapshot), "{delay} ms: lost");
+                let wake = place.wake(epoch + 1).from(snapshot.leak());
+                node.activate(&wake).await.unwrap().endpoint
+            }
+        };
+        let after = count(&endpoint).await;
+        assert_eq!((after.count, after.nonce), (before.count + 1, before.nonce), "{delay} ms");
+    }
+    assert!(outcomes.contains("old"), "{outcomes:?}");
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(2).await;
+    let fresh = place.traces();
+    // Cut off in the middle of a start.
+    let wake = place.wake(1);
+    let start = tokio::time::timeout(Duration::from_millis(60), node.activate(&wake));
+    assert!(start.await.is_err(), "the start was too quick for this test");
+    node.crash().await;
+    let node = place.start(2).await;
+    assert!(node.running.is_empty());
+    place.eventually_traces(&fresh).await;
+
+    // That epoch may be tried again. This time the sandbox dies together with the agent.
+    node.activate(&place.wake(1)).await.unwrap();
+    node.crash().await;
+    let record = fs::read_to_string(place.path("node/records/demo/counter.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let pid = record["activation"]["process"]["pid"].to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    let node = place.start(2).await;
+    assert!(node.running.is_empty());
+    place.eventually_traces(&fresh).await;
+    assert!(node.activate(&place.wake(1)).await.is_err(), "that epoch has served");
+    count(&node.activate(&place.wake(2)).await.unwrap().endpoint).await;
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents_do_not_share_a_data_directory() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let mut config = place.config(1);
+    config.listen = crate::support::address(&place, "run/second.sock");
+    let Err(error) = config.build().await else { panic!("two agents") };
+    assert!(error.to_string().contains("in use by another node agent"), "{error}");
+    node.destroy().await;
+}
