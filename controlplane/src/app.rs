@@ -1,0 +1,308 @@
+//! Puts the control plane together, serves it, and takes it down in order.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{Router, routing::get};
+use reveille_api::{
+    net::{Address, ListenError, Listener},
+    proto::{
+        self, control_server::ControlServer, nodes_server::NodesServer,
+        routers_server::RoutersServer,
+    },
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    catalog::Catalog,
+    clock::{Clock, unix_ms},
+    config::Config,
+    events::Events,
+    fleet::{Fleet, Parts},
+    metrics::Metrics,
+    nodes::{Dial, GrpcAgent, Nodes},
+    routers::Routers,
+    service::{control::ControlService, nodes::NodesService, routers::RoutersService},
+    store::{
+        self,
+        records::Records,
+        redb::{OpenError, RedbStore},
+    },
+    tasks::Tasks,
+};
+
+mod token;
+
+use token::{RequireToken, Token};
+
+/// Deleted actors are remembered for so long.
+const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Largest message from a node agent: an inventory may be long.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Finds peers that vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// File of the store in the data directory.
+const STORE: &str = "reveille.redb";
+
+/// The control plane cannot start. One line that says what to do; its source has the rest.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A TCP address that others could reach.
+    #[error("{0} is not a loopback address: plain gRPC over TCP is served on loopback only")]
+    NotLoopback(SocketAddr),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The store cannot be read.
+    #[error("the store in {} cannot be read", path.display())]
+    Read {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: store::Error,
+    },
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The address of the metrics cannot be listened on.
+    #[error("cannot listen on {address} for metrics")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The token file cannot be read or made.
+    #[error("token file {}", path.display())]
+    Token {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address that was bound cannot be told.
+    #[error("the bound address is unknown")]
+    Bound(#[source] std::io::Error),
+}
+
+/// The control plane cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing can be stored any more; what is on disk is whole.
+    #[error("the store has failed; restart the control plane once the disk is well")]
+    Store(#[source] store::Error),
+    /// A listener has ended.
+    #[error("a server has ended")]
+    Serve(#[source] tonic::transport::Error),
+    /// The metrics' listener has ended.
+    #[error("the metrics server has ended")]
+    Metrics(#[source] std::io::Error),
+}
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addrs {
+    /// Everything.
+    pub unix: Address,
+    /// For programs with the token.
+    pub tcp: Option<Address>,
+    /// Prometheus text.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// A control plane that is ready to serve.
+pub struct App {
+    fleet: Arc<Fleet>,
+    records: Records,
+    unix: Listener,
+    tcp: Option<(Listener, RequireToken)>,
+    metrics: Option<TcpListener>,
+    addrs: Addrs,
+}
+
+impl Config {
+    /// Opens the store, picks up what was under way, and binds the addresses. Serves nothing yet.
+    pub async fn build(self) -> Result<App, BuildError> {
+        self.build_with(GrpcAgent::dial()).await
+    }
+
+    /// As [`Config::build`], with another way to call node agents.
+    pub async fn build_with(self, dial: Dial) -> Result<App, BuildError> {
+        if let Some(Address::Tcp(address)) = &self.tcp
+            && !address.ip().is_loopback()
+        {
+            return Err(BuildError::NotLoopback(*address));
+        }
+        let store = RedbStore::open(&self.data_dir.join(STORE))?;
+        let records = Records::new(Arc::new(store));
+        // Before the listeners: whoever calls finds everything known.
+        let read = |source| BuildError::Read { path: self.data_dir.clone(), source };
+        let fleet = start(&self, records.clone(), dial).await.map_err(read)?;
+        let unix = self.unix.listen().await?;
+        let tcp = match &self.tcp {
+            Some(address) => {
+                let token = Token::read_or_make(&self.token_file).map_err(|source| {
+                    BuildError::Token { path: self.token_file.clone(), source }
+                })?;
+                Some((address.listen().await?, RequireToken::new(token)))
+            }
+            None => None,
+        };
+        let metrics = match self.metrics {
+            Some(address) => {
+                let failed = |source| BuildError::Metrics { address, source };
+                Some(TcpListener::bind(address).await.map_err(failed)?)
+            }
+            None => None,
+        };
+        let bound = |listener: &Listener| listener.address().map_err(BuildError::Bound);
+        let addrs = Addrs {
+            unix: bound(&unix)?,
+            tcp: tcp.as_ref().map(|(listener, _)| bound(listener)).transpose()?,
+            metrics: match &metrics {
+                Some(listener) => Some(listener.local_addr().map_err(BuildError::Bound)?),
+                None => None,
+            },
+        };
+        Ok(App { fleet, records, unix, tcp, metrics, addrs })
+    }
+}
+
+async fn start(config: &Config, records: Records, dial: Dial) -> Result<Arc<Fleet>, store::Error> {
+    let (clock, timings) = (Clock::default(), config.timings);
+    let tasks = Tasks::default();
+    let horizon = unix_ms().saturating_sub(crate::clock::millis(TOMBSTONES));
+    records.forget_deleted_before(horizon).await?;
+    let (events, log) = Events::open(records.clone())?;
+    tasks.spawn("event log", log.run());
+    Fleet::start(Parts {
+        catalog: Catalog::open(records.clone(), events.clone(), config.ladder)?,
+        nodes: Nodes::new(dial, clock, timings),
+        routers: Routers::open(records.clone(), clock, timings)?,
+        metrics: Metrics::default(),
+        records,
+        events,
+        tasks,
+        clock,
+        timings,
+    })
+    .await
+}
+
+impl App {
+    /// Where it listens.
+    pub fn addrs(&self) -> &Addrs {
+        &self.addrs
+    }
+
+    /// Serves until `shutdown`, then finishes the calls under way and stops. Running actors stay as they are.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { fleet, records, unix, tcp, metrics, .. } = self;
+        let stop = CancellationToken::new();
+        let (health, servers) = serve(&fleet, unix, tcp, metrics, &stop);
+        let mut servers = servers;
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            error = records.failed() => Err(Error::Store(error)),
+            Some(ended) = servers.join_next() => ended.unwrap_or(Ok(())),
+        };
+        for service in SERVICES {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
+        fleet.quiesce(fleet.timings.shutdown).await;
+        // Sessions and followers end with the tasks that feed them; then the connections can close.
+        stop.cancel();
+        fleet.tasks.stop().await;
+        fleet.routers.hang_up();
+        let closed = async { while servers.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(fleet.timings.shutdown, closed).await;
+        outcome
+    }
+}
+
+/// Named by the health service; the empty name is the whole.
+const SERVICES: [&str; 4] = ["", "reveille.v1.Control", "reveille.v1.Nodes", "reveille.v1.Routers"];
+
+type Servers = JoinSet<Result<(), Error>>;
+
+fn serve(
+    fleet: &Arc<Fleet>,
+    unix: Listener,
+    tcp: Option<(Listener, RequireToken)>,
+    metrics: Option<TcpListener>,
+    stop: &CancellationToken,
+) -> (HealthReporter, Servers) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let mut servers = JoinSet::new();
+    let control = ControlService::new(Arc::clone(fleet));
+    let nodes = NodesServer::new(NodesService::new(Arc::clone(fleet)))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let all = builder()
+        .add_service(health.clone())
+        .add_optional_service(reflection())
+        .add_service(ControlServer::new(control.clone()))
+        .add_service(RoutersServer::new(RoutersService::new(Arc::clone(fleet))))
+        .add_service(nodes)
+        .serve_with_incoming_shutdown(unix.incoming(), stop.clone().cancelled_owned());
+    reveille_api::task::spawn(&mut servers, "serve unix", async {
+        all.await.map_err(Error::Serve)
+    });
+    if let Some((listener, auth)) = tcp {
+        use tonic::service::interceptor::InterceptedService;
+        let reflection = reflection().map(|r| InterceptedService::new(r, auth.clone()));
+        let programs = builder()
+            .add_service(health)
+            .add_optional_service(reflection)
+            .add_service(ControlServer::with_interceptor(control, auth))
+            .serve_with_incoming_shutdown(listener.incoming(), stop.clone().cancelled_owned());
+        reveille_api::task::spawn(&mut servers, "serve tcp", async {
+            programs.await.map_err(Error::Serve)
+        });
+    }
+    if let Some(listener) = metrics {
+        let (fleet, stop) = (Arc::clone(fleet), stop.clone());
+        let page = move || {
+            fleet.metrics.waiting.set(fleet.placement.waiting() as i64);
+            fleet.metrics.active.set(fleet.active().len() as i64);
+            let text = fleet.metrics.encode();
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            async move { ([("content-type", kind)], text) }
+        };
+        let server = axum::serve(listener, Router::new().route("/metrics", get(page)))
+            .with_graceful_shutdown(stop.cancelled_owned());
+        reveille_api::task::spawn(&mut servers, "serve metrics", async {
+            server.await.map_err(Error::Metrics)
+        });
+    }
+    // New services are serving unless said otherwise; these have names of their own.
+    let told = reporter.clone();
+    fleet.tasks.spawn("health", async move {
+        for service in SERVICES {
+            told.set_service_status(service, ServingStatus::Serving).await;
+        }
+    });
+    (reporter, servers)
+}
+
+fn builder() -> Server {
+    Server::builder().http2_keepalive_interval(Some(KEEP_ALIVE)).tcp_nodelay(true)
+}
+
+/// The descriptors are made by our own build, so that they can always be read.
+fn reflection() -> Option<
+    tonic_reflection::server::v1::ServerReflectionServer<
+        impl tonic_reflection::server::v1::ServerReflection,
+    >,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .inspect_err(|error| tracing::error!(%error, "no reflection"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

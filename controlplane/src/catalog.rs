@@ -1,0 +1,276 @@
+//! Templates, pools, and the creation of actors: what users declare.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use reveille_api::{
+    ActorKey, Ladder,
+    manifest::{
+        ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec,
+        template::{Rootfs, Runtime},
+    },
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    clock::unix_ms,
+    events::Events,
+    record::{ActorRecord, PoolRecord, TemplateRecord},
+    store::{self, records::Records},
+};
+
+type TemplateKey = (String, String);
+
+/// What was declared. Written by one caller at a time, read without waiting.
+pub struct Catalog {
+    templates: RwLock<HashMap<TemplateKey, Arc<TemplateRecord>>>,
+    pools: RwLock<BTreeMap<String, WorkerPoolSpec>>,
+    writing: Mutex<()>,
+    records: Records,
+    events: Events,
+    ladder: Ladder,
+}
+
+/// Why a declaration was refused. One sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something that no code here can run.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A value that does not fit this control plane.
+    #[error("{0}")]
+    Invalid(String),
+    /// The actor's template is not there.
+    #[error("template {name:?} does not exist in namespace {namespace:?}; apply it first")]
+    NoTemplate {
+        /// Where it was looked for.
+        namespace: String,
+        /// What was looked for.
+        name: String,
+    },
+    /// It exists already.
+    #[error("actor {:?} already exists", .0.to_string())]
+    Exists(ActorKey),
+    /// An actor keeps its template.
+    #[error("actor {:?} has template {current:?}; delete it first to create it from another", key.to_string())]
+    OtherTemplate {
+        /// Which actor.
+        key: ActorKey,
+        /// The template it has.
+        current: String,
+    },
+    /// Actors are made from it.
+    #[error("template {name:?} has {actors} actors; delete them first")]
+    InUse {
+        /// Which template.
+        name: String,
+        /// How many.
+        actors: usize,
+    },
+    /// It could not be written.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// What became of a declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Created,
+    /// It has changed.
+    Configured,
+    /// It was so already.
+    Unchanged,
+}
+
+impl Catalog {
+    /// Reads everything that was declared.
+    pub fn open(records: Records, events: Events, ladder: Ladder) -> Result<Self, store::Error> {
+        let templates = records.templates("")?.into_iter();
+        let templates =
+            templates.map(|t| ((t.namespace.clone(), t.name.clone()), Arc::new(t))).collect();
+        let pools = records.pools()?.into_iter().map(|pool| (pool.name, pool.spec)).collect();
+        Ok(Self {
+            templates: RwLock::new(templates),
+            pools: RwLock::new(pools),
+            writing: Mutex::default(),
+            records,
+            events,
+            ladder,
+        })
+    }
+
+    /// A template.
+    pub fn template(&self, namespace: &str, name: &str) -> Option<Arc<TemplateRecord>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.templates.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// The templates of a namespace, or all of them, by name.
+    pub fn templates(&self, namespace: &str) -> Vec<Arc<TemplateRecord>> {
+        let templates = self.templates.read().unwrap_or_else(PoisonError::into_inner);
+        let here = |t: &&Arc<TemplateRecord>| namespace.is_empty() || t.namespace == namespace;
+        let mut templates: Vec<_> = templates.values().filter(here).cloned().collect();
+        templates.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        templates
+    }
+
+    /// The pools, by name.
+    pub fn pools(&self) -> BTreeMap<String, WorkerPoolSpec> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Creates or changes one object. Also what is accepted and not acted on.
+    pub async fn apply(&self, manifest: Manifest) -> Result<(Outcome, Vec<String>), Error> {
+        let namespace = manifest.namespace().unwrap_or_default().to_owned();
+        let name = manifest.metadata.name;
+        match manifest.spec {
+            Spec::ActorTemplate(spec) => {
+                supported(&spec)?;
+                self.fits(&spec)?;
+                let warnings = not_acted_on(&spec);
+                Ok((self.put_template(namespace, name, *spec).await?, warnings))
+            }
+            Spec::WorkerPool(spec) => Ok((self.put_pool(name, spec).await?, Vec::new())),
+            Spec::Actor(spec) => {
+                let key = ActorKey::new(&namespace, &name)
+                    .map_err(|error| Error::Invalid(error.to_string()))?;
+                match self.create(&key, &spec.template).await {
+                    Ok(_) => Ok((Outcome::Created, Vec::new())),
+                    Err(Error::Exists(_)) => {
+                        let found = self.records.actor(&key)?;
+                        match found.map(|stored| stored.value.template) {
+                            Some(current) if current != spec.template => {
+                                Err(Error::OtherTemplate { key, current })
+                            }
+                            _ => Ok((Outcome::Unchanged, Vec::new())),
+                        }
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn put_template(
+        &self,
+        namespace: String,
+        name: String,
+        spec: ActorTemplateSpec,
+    ) -> Result<Outcome, Error> {
+        let _turn = self.turn().await;
+        let current = self.template(&namespace, &name);
+        let (outcome, generation, created_unix_ms) = match &current {
+            Some(current) if current.spec == spec => return Ok(Outcome::Unchanged),
+            Some(current) => (Outcome::Configured, current.generation + 1, current.created_unix_ms),
+            None => (Outcome::Created, 1, unix_ms()),
+        };
+        let record = TemplateRecord { namespace, name, generation, created_unix_ms, spec };
+        self.records.put_template(&record).await?;
+        let key = (record.namespace.clone(), record.name.clone());
+        let mut templates = self.templates.write().unwrap_or_else(PoisonError::into_inner);
+        templates.insert(key, Arc::new(record));
+        Ok(outcome)
+    }
+
+    async fn put_pool(&self, name: String, spec: WorkerPoolSpec) -> Result<Outcome, Error> {
+        let _turn = self.turn().await;
+        let outcome = match self.pools().get(&name) {
+            Some(current) if *current == spec => return Ok(Outcome::Unchanged),
+            Some(_) => Outcome::Configured,
+            None => Outcome::Created,
+        };
+        let record = PoolRecord { name, spec };
+        self.records.put_pool(&record).await?;
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        pools.insert(record.name, record.spec);
+        Ok(outcome)
+    }
+
+    /// Creates an actor. It does not run until something wants it.
+    pub async fn create(&self, key: &ActorKey, template: &str) -> Result<ActorRecord, Error> {
+        // No template is deleted meanwhile.
+        let _turn = self.turn().await;
+        if self.template(key.namespace(), template).is_none() {
+            let (namespace, name) = (key.namespace().to_owned(), template.to_owned());
+            return Err(Error::NoTemplate { namespace, name });
+        }
+        let record = ActorRecord::new(key.clone(), template.to_owned(), unix_ms());
+        match self.records.create_actor(record)?.await {
+            Ok(()) => {}
+            Err(store::Error::Conflict { .. }) => return Err(Error::Exists(key.clone())),
+            Err(error) => return Err(error.into()),
+        }
+        let gone = || store::Error::Closed;
+        let record = self.records.actor(key)?.ok_or_else(gone)?.value;
+        self.events.created(key, record.life.epoch, template);
+        Ok(record)
+    }
+
+    /// Removes a template that no actor has. False when there is none.
+    pub async fn delete_template(&self, namespace: &str, name: &str) -> Result<bool, Error> {
+        let _turn = self.turn().await;
+        if self.template(namespace, name).is_none() {
+            return Ok(false);
+        }
+        let actors = self.records.actors(namespace)?;
+        let actors = actors.iter().filter(|actor| actor.template == name).count();
+        if actors > 0 {
+            return Err(Error::InUse { name: name.to_owned(), actors });
+        }
+        self.records.remove_template(namespace, name).await?;
+        let mut templates = self.templates.write().unwrap_or_else(PoisonError::into_inner);
+        templates.remove(&(namespace.to_owned(), name.to_owned()));
+        Ok(true)
+    }
+
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().await
+    }
+
+    /// Within the one ladder of timeouts that all parts were started with.
+    fn fits(&self, spec: &ActorTemplateSpec) -> Result<(), Error> {
+        let limits = [
+            ("spec.wake.timeout", spec.wake.timeout, self.ladder.wake(), "wake deadline"),
+            ("spec.wake.park", spec.wake.park, self.ladder.park(), "park budget"),
+        ];
+        for (field, value, limit, what) in limits {
+            if value > limit {
+                let (value, limit) =
+                    (humantime::format_duration(value), humantime::format_duration(limit));
+                let message = format!("{field}: {value} is more than the {what} of {limit}");
+                return Err(Error::Invalid(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what no code here can run.
+fn supported(spec: &ActorTemplateSpec) -> Result<(), Error> {
+    let refused = match (&spec.runtime, &spec.rootfs) {
+        (Runtime::Criu, _) => "spec.runtime: criu is not built in yet; write gvisor",
+        (_, Rootfs::Image(_)) => {
+            "spec.rootfs: images are not fetched yet; unpack it and write { directory: … }"
+        }
+        (_, Rootfs::OciLayout(_)) => {
+            "spec.rootfs: OCI layouts are not read yet; unpack it and write { directory: … }"
+        }
+        (Runtime::Gvisor, Rootfs::Directory(_)) => return Ok(()),
+    };
+    Err(Error::Unsupported(refused.into()))
+}
+
+/// One line for each field that is accepted and not acted on.
+fn not_acted_on(spec: &ActorTemplateSpec) -> Vec<String> {
+    let fields = [
+        ("spec.idle.freezeAfter", spec.idle.freeze_after.is_some()),
+        ("spec.idle.pauseAfter", spec.idle.pause_after.is_some()),
+        ("spec.golden", spec.golden),
+        ("spec.wake.concurrency", spec.wake.concurrency != 0),
+    ];
+    let set = fields.into_iter().filter(|(_, set)| *set);
+    set.map(|(field, _)| format!("{field}: accepted, not acted on yet")).collect()
+}

@@ -1,0 +1,358 @@
+//! Carries out what a transition asks for. Nothing here waits: what takes time becomes an errand.
+
+use std::{sync::Arc, time::Duration};
+
+use reveille_api::{ActorKey, Epoch, Failure, Reason, manifest::template::Protocol, proto, task};
+use tokio::time::Instant;
+
+use super::{Done, Driver, Served, Waiter};
+use crate::{
+    clock::millis,
+    lifecycle::{
+        Actor, Cause, Effect, Event, Phase, Place, Serving, Snapshot, Source, State, StayedUp,
+    },
+    nodes::call::Refusal,
+    placement::{Request, Status},
+    record::Phases,
+};
+
+/// A failed checkpoint doubles the wait for the next one, this often.
+const MAX_DOUBLINGS: u32 = 5;
+/// How long an activation waits for snapshots that are being deleted.
+const COLLECT: Duration = Duration::from_secs(5);
+
+/// The first term of the present epoch that a router may still use; nothing when no binding can be valid.
+pub(super) fn valid_from(life: &Actor) -> Option<u64> {
+    match &life.state {
+        // A router may have a binding that we gave out just before a crash.
+        State::Waking(_) if life.phase() == Phase::Starting => Some(0),
+        State::Running(running) => Some(running.term),
+        State::Draining(draining) => Some(draining.term + 1),
+        State::Checkpointing(checkpointing) => Some(checkpointing.term + 1),
+        _ => None,
+    }
+}
+
+/// As the machine knows snapshots.
+pub(crate) fn snapshot(snapshot: proto::Snapshot, node: &str) -> Snapshot {
+    Snapshot {
+        id: snapshot.id,
+        node: if snapshot.node.is_empty() { node.to_owned() } else { snapshot.node },
+        epoch: Epoch(snapshot.epoch),
+        bytes: snapshot.bytes,
+        created_unix_ms: snapshot.created_unix_ms,
+        runtime: snapshot.runtime,
+        runtime_version: snapshot.runtime_version,
+    }
+}
+
+impl Driver {
+    pub(super) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Place(source) => self.place(&source),
+            Effect::Activate(epoch, place, source) => self.activate(epoch, place, &source),
+            Effect::Drain(epoch, term, cause) => self.drain(epoch, term, cause),
+            Effect::Revoke(epoch, term) => {
+                self.fleet.routers.revoke(&self.record.key, epoch, term);
+            }
+            Effect::Suspend(epoch, place, snapshot) => self.suspend(epoch, place, snapshot),
+            Effect::Resume(epoch, place, snapshot) => self.resume(epoch, place, snapshot),
+            Effect::Destroy(epoch, place) => self.destroy(epoch, place),
+            Effect::Free(epoch, place) => {
+                self.fleet.placement.free(&place, &self.record.key, epoch);
+            }
+            Effect::Collect(node) => self.collect(node),
+            Effect::Purge => self.purge(),
+            // Done by the step itself, after everything else.
+            Effect::Remove => {}
+            Effect::Serve(serving) => self.serve(serving),
+            Effect::Refuse(failure) => {
+                self.fleet.metrics.wake_failed(failure.reason);
+                self.wakes.refuse(&failure);
+            }
+            Effect::StayedUp(why) => self.stayed_up(&why),
+            Effect::Note(note) => {
+                self.fleet.metrics.note(&note);
+                self.fleet.events.note(&self.record.key, self.record.life.epoch, &note);
+            }
+        }
+    }
+
+    fn place(&mut self, source: &Source) {
+        self.refresh_for_wake();
+        let spec = &self.template.spec;
+        let request = Request {
+            actor: self.record.key.clone(),
+            runtime: spec.runtime.name(),
+            selector: spec.worker_selector.clone(),
+            node: source.snapshot().map(|snapshot| snapshot.node.clone()),
+        };
+        self.request = Some(request.clone());
+        let placement = Arc::clone(&self.fleet.placement);
+        task::spawn(&mut self.errands, "place", async move {
+            match placement.request(request).await {
+                Some(grant) => Done::Placed(grant),
+                None => {
+                    let failure = Failure::new(Reason::NoCapacity, "too many wakes are waiting");
+                    Done::Event(Event::NotPlaced(failure))
+                }
+            }
+        });
+    }
+
+    fn refresh_for_wake(&mut self) {
+        let key = &self.record.key;
+        if let Some(template) = self.fleet.catalog.template(key.namespace(), &self.record.template)
+        {
+            self.template = template;
+        }
+    }
+
+    fn activate(&mut self, epoch: Epoch, place: Place, source: &Source) {
+        let limits = super::timers::Limits {
+            template: &self.template.spec,
+            timings: &self.fleet.timings,
+            woken_at: self.woken_at,
+            last_waiter: None,
+        };
+        let until = limits.start();
+        let request = proto::ActivateRequest {
+            actor: Some((&self.record.key).into()),
+            epoch: epoch.0,
+            worker: place.worker,
+            template: serde_json::to_string(&self.template.spec).unwrap_or_default(),
+            snapshot: source.snapshot().map(|s| s.id.clone()).unwrap_or_default(),
+            deadline_ms: 0,
+            traceparent: self.wakes.traceparent(),
+        };
+        let h2c = self.template.spec.protocol == Protocol::H2c;
+        let (nodes, key) = (Arc::clone(&self.fleet.nodes), self.record.key.clone());
+        let mut collecting = std::mem::take(&mut self.collecting);
+        task::spawn(&mut self.errands, "activate", async move {
+            let collected = async { while collecting.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(COLLECT, collected).await;
+            let call = nodes.call(&place.node, |agent| {
+                let left = until.saturating_duration_since(Instant::now());
+                agent.activate(proto::ActivateRequest {
+                    deadline_ms: millis(left).max(1),
+                    ..request.clone()
+                })
+            });
+            match call.await {
+                Ok(reply) => Done::Activated { epoch, reply, h2c },
+                Err(Refusal::Failed(failure)) => {
+                    Done::Event(Event::ActivateFailed { epoch, failure })
+                }
+                Err(Refusal::NotRunning) => {
+                    let failure = Failure::internal("the node knows nothing of it");
+                    Done::Event(Event::ActivateFailed { epoch, failure })
+                }
+                Err(Refusal::Fenced) => {
+                    let seen = nodes.highest_epoch(&place.node, &key).await;
+                    Done::Event(Event::Fenced { epoch, seen })
+                }
+            }
+        });
+    }
+
+    fn drain(&mut self, epoch: Epoch, term: u64, cause: Cause) {
+        // Of an idle actor one wants to know whether it is idle, not wait until it is.
+        let patience = match cause.basis() {
+            Some(_) => Duration::ZERO,
+            None => self.template.spec.drain.timeout,
+        };
+        let (routers, key) = (Arc::clone(&self.fleet.routers), self.record.key.clone());
+        task::spawn(&mut self.errands, "drain", async move {
+            let drained = routers.drain(&key, epoch, term, patience).await;
+            Done::Event(Event::Drained {
+                epoch,
+                term,
+                in_flight: drained.in_flight,
+                last_active: drained.last_active,
+                silent: drained.silent,
+                snapshot: uuid::Uuid::now_v7().simple().to_string(),
+            })
+        });
+    }
+
+    fn suspend(&mut self, epoch: Epoch, place: Place, id: String) {
+        let request = proto::SuspendRequest {
+            actor: Some((&self.record.key).into()),
+            epoch: epoch.0,
+            snapshot: id.clone(),
+            deadline_ms: millis(self.fleet.timings.checkpoint),
+        };
+        let nodes = Arc::clone(&self.fleet.nodes);
+        task::spawn(&mut self.errands, "suspend", async move {
+            use proto::suspend_reply::Outcome;
+            let call = nodes.call(&place.node, |agent| agent.suspend(request.clone()));
+            let failed =
+                |message: String| Event::CheckpointFailed { epoch, snapshot: id.clone(), message };
+            Done::Event(match call.await {
+                Ok(proto::SuspendReply { outcome: Some(Outcome::Committed(taken)) }) => {
+                    Event::Committed { epoch, snapshot: snapshot(taken, &place.node) }
+                }
+                Ok(proto::SuspendReply { outcome: Some(Outcome::Resumed(_)) }) => {
+                    Event::Resumed { epoch, snapshot: id.clone() }
+                }
+                Ok(proto::SuspendReply { outcome: None }) => failed("no outcome was told".into()),
+                Err(Refusal::Failed(failure)) => failed(failure.message),
+                Err(Refusal::Fenced) => failed("the node has seen a later epoch".into()),
+                // Neither the process nor its snapshot is there.
+                Err(Refusal::NotRunning) => {
+                    Event::Absent { node: place.node.clone(), epoch, snapshots: Vec::new() }
+                }
+            })
+        });
+    }
+
+    /// Only a success decides here; otherwise the reply of the suspend does.
+    fn resume(&mut self, epoch: Epoch, place: Place, id: String) {
+        let reference =
+            proto::ActivationRef { actor: Some((&self.record.key).into()), epoch: epoch.0 };
+        let nodes = Arc::clone(&self.fleet.nodes);
+        task::spawn(&mut self.errands, "resume", async move {
+            match nodes.call(&place.node, |agent| agent.resume(reference.clone())).await {
+                Ok(proto::ResumeReply { resumed: true }) => {
+                    Done::Event(Event::Resumed { epoch, snapshot: id })
+                }
+                Ok(proto::ResumeReply { resumed: false }) | Err(_) => Done::Nothing,
+            }
+        });
+    }
+
+    fn destroy(&mut self, epoch: Epoch, place: Place) {
+        let key = self.record.key.clone();
+        let fleet = &self.fleet;
+        fleet.placement.occupy(&place, &key, epoch, Status::Cleaning);
+        let (nodes, placement) = (Arc::clone(&fleet.nodes), Arc::clone(&fleet.placement));
+        fleet.tasks.spawn("clean", async move {
+            nodes.clean(placement, place, key, epoch).await;
+        });
+    }
+
+    /// Deletes the actor's snapshots on a node that it needs no more. Not tried again here: what is left over goes
+    /// when the node registers the next time.
+    pub(super) fn collect(&mut self, node: String) {
+        // A snapshot that is being made is not known to be needed yet.
+        if self.record.life.phase() == Phase::Checkpointing {
+            return;
+        }
+        let Some(agent) = self.fleet.nodes.agent(&node) else { return };
+        let call = agent.delete_snapshots(proto::DeleteSnapshotsRequest {
+            actor: Some((&self.record.key).into()),
+            keep: self.record.life.needed().into_iter().map(str::to_owned).collect(),
+            everything: false,
+        });
+        let key = self.record.key.clone();
+        task::spawn(&mut self.collecting, "collect", async move {
+            match tokio::time::timeout(COLLECT, call).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => {
+                    let why = status.message();
+                    tracing::warn!(actor = %key, node, why, "old snapshots are not deleted yet");
+                }
+                Err(_) => tracing::warn!(actor = %key, node, "deleting old snapshots takes long"),
+            }
+        });
+    }
+
+    fn purge(&mut self) {
+        let (key, epoch) = (self.record.key.clone(), self.record.life.epoch);
+        let life = &self.record.life;
+        let mut nodes: Vec<String> =
+            life.snapshot.iter().chain(&life.previous).map(|s| s.node.clone()).collect();
+        nodes.extend(life.place().map(|place| place.node.clone()));
+        nodes.extend(self.record.node.clone());
+        nodes.sort();
+        nodes.dedup();
+        // A node that is away finds out when it registers: nothing there is of an actor that exists.
+        nodes.retain(|node| self.fleet.nodes.agent(node).is_some());
+        let fleet = Arc::clone(&self.fleet);
+        task::spawn(&mut self.errands, "purge", async move {
+            let all = nodes.iter().map(|node| purge_node(&fleet, node, &key, epoch));
+            futures::future::join_all(all).await;
+            Done::Event(Event::Purged)
+        });
+    }
+
+    fn serve(&mut self, serving: Serving) {
+        let State::Running(running) = &self.record.life.state else { return };
+        let (term, activation) = (running.term, running.activation.clone());
+        let key = self.record.key.clone();
+        let epoch = self.record.life.epoch;
+        self.fleet.routers.touch(&key);
+        let (kind, phases) = match (serving, &self.record.last_wake) {
+            (Serving::Woken, Some(wake)) => {
+                self.fleet.metrics.woken(wake);
+                self.timers.idle = None;
+                (wake.kind.into(), wake.phases)
+            }
+            // Nothing was placed or restored: there are no phases.
+            (Serving::Resumed, _) => (proto::WakeKind::Resumed, Phases::default()),
+            _ => (proto::WakeKind::None, Phases::default()),
+        };
+        let protocol = if activation.h2c { Protocol::H2c } else { Protocol::Http1 };
+        let served = Served {
+            binding: proto::Binding {
+                actor: Some((&key).into()),
+                epoch: epoch.0,
+                term,
+                endpoint: activation.endpoint,
+                protocol: proto::Protocol::from(protocol).into(),
+                woken_by: kind.into(),
+            },
+            policy: self.policy(),
+            phases,
+        };
+        for Waiter { router, answer, .. } in self.wakes.take() {
+            // Known as a holder before it hears of the binding, so that no revoke misses it.
+            let known =
+                router.is_none_or(|instance| self.fleet.routers.hold(&instance, &key, epoch, term));
+            let outcome = if known { Ok(served.clone()) } else { Err(no_session()) };
+            let _ = answer.send(outcome);
+        }
+    }
+
+    fn policy(&self) -> proto::ActorPolicy {
+        let wake = &self.template.spec.wake;
+        proto::ActorPolicy {
+            actor: Some((&self.record.key).into()),
+            max_parked: wake.max_parked,
+            concurrency: wake.concurrency,
+            park_ms: millis(wake.park),
+        }
+    }
+
+    fn stayed_up(&mut self, why: &StayedUp) {
+        let wait = match why {
+            StayedUp::CheckpointFailed(_) => {
+                let doublings = self.checkpoint_failures.min(MAX_DOUBLINGS);
+                self.checkpoint_failures += 1;
+                self.fleet.timings.retry * 2u32.pow(doublings)
+            }
+            // A router that does not answer must not be asked in a tight circle.
+            StayedUp::InUse => self.fleet.timings.ack,
+            StayedUp::Lost(_) => Duration::ZERO,
+        };
+        let not_before = self.fleet.clock.now().plus(wait);
+        self.not_before = Some(self.not_before.unwrap_or_default().max(not_before));
+        self.downs.stayed_up(why);
+    }
+}
+
+async fn purge_node(fleet: &crate::fleet::Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
+    let actor = Some(key.into());
+    let reference = proto::ActivationRef { actor: actor.clone(), epoch: epoch.0 };
+    let destroyed = fleet.nodes.call(node, |agent| agent.destroy(reference.clone())).await;
+    let everything = proto::DeleteSnapshotsRequest { actor, keep: vec![], everything: true };
+    let deleted = fleet.nodes.call(node, |agent| agent.delete_snapshots(everything.clone())).await;
+    if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted.map(drop)) {
+        tracing::warn!(actor = %key, node, ?refusal, "a node keeps something of a deleted actor");
+    }
+}
+
+fn no_session() -> Failure {
+    let message = "this router process has no session with the control plane";
+    Failure::new(Reason::ControlPlaneUnavailable, message)
+}

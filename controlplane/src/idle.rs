@@ -1,0 +1,97 @@
+//! When an actor that nobody uses goes to sleep.
+//!
+//! A pure decision, asked for by the actor's own timer: there is no round over all actors. It carries the activity it was
+//! based on, and the routers' acknowledgements are compared with that before anything irreversible happens.
+
+use std::time::Duration;
+
+use reveille_api::manifest::template;
+
+use crate::{clock::Moment, lifecycle::Cause, routers::Use};
+
+/// How soon to ask again when a router that could know is away.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the timer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing: this actor is never put to sleep.
+    Never,
+    /// Looks again then.
+    LookAgain(Moment),
+    /// Suspends.
+    Suspend(Cause),
+}
+
+/// Decides. `not_before` holds back after a failed checkpoint.
+pub fn decide(
+    policy: &template::Idle,
+    used: Use,
+    now: Moment,
+    not_before: Option<Moment>,
+) -> Decision {
+    let Some(after) = policy.suspend_after.filter(|_| !policy.keep_warm) else {
+        return Decision::Never;
+    };
+    let due = match used {
+        // It cannot be due earlier than this even if the last request ends right now.
+        Use::Busy => return Decision::LookAgain(now.plus(after)),
+        Use::Unknown => return Decision::LookAgain(now.plus(ASK_AGAIN)),
+        Use::Quiet(since) => since.plus(after).max(not_before.unwrap_or_default()),
+    };
+    match used {
+        Use::Quiet(since) if now >= due => Decision::Suspend(Cause::Idle(since)),
+        _ => Decision::LookAgain(due),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn after(after: Duration) -> template::Idle {
+        template::Idle { suspend_after: Some(after), ..template::Idle::default() }
+    }
+
+    #[test]
+    fn idle_time_counts_from_the_last_activity() {
+        let now = Moment(100_000);
+        let quiet = |secs| Use::Quiet(now.minus(secs * S));
+        assert_eq!(
+            decide(&after(5 * S), quiet(5), now, None),
+            Decision::Suspend(Cause::Idle(now.minus(5 * S)))
+        );
+        assert_eq!(
+            decide(&after(5 * S), quiet(2), now, None),
+            Decision::LookAgain(now.plus(3 * S))
+        );
+    }
+
+    #[test]
+    fn requests_in_flight_and_ignorance_prevent_it() {
+        let now = Moment(100_000);
+        let busy = decide(&after(5 * S), Use::Busy, now, None);
+        assert_eq!(busy, Decision::LookAgain(now.plus(5 * S)));
+        let unknown = decide(&after(5 * S), Use::Unknown, now, None);
+        assert_eq!(unknown, Decision::LookAgain(now.plus(S)));
+    }
+
+    #[test]
+    fn keep_warm_and_no_idle_time_mean_never() {
+        let now = Moment(100_000);
+        let quiet = Use::Quiet(Moment(0));
+        let warm = template::Idle { keep_warm: true, ..after(S) };
+        assert_eq!(decide(&warm, quiet, now, None), Decision::Never);
+        assert_eq!(decide(&template::Idle::default(), quiet, now, None), Decision::Never);
+    }
+
+    #[test]
+    fn a_failed_checkpoint_is_not_tried_again_at_once() {
+        let now = Moment(100_000);
+        let quiet = Use::Quiet(Moment(0));
+        let later = now.plus(10 * S);
+        assert_eq!(decide(&after(S), quiet, now, Some(later)), Decision::LookAgain(later));
+    }
+}

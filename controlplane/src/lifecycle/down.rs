@@ -1,0 +1,269 @@
+//! The way down: suspend, stop, delete; and what calls it off.
+
+use reveille_api::{Epoch, Failure, Reason};
+
+use super::{
+    Activation, Actor, Cause, Checkpointing, Deleting, Draining, Effect, Event, Goal, Lost, Note,
+    Rest, Running, Serving, Snapshot, Source, Stage, State, StayedUp, Step, Waking, Write,
+    apply::{deleted, refuse, stopped},
+    newer,
+};
+use crate::clock::Moment;
+
+impl Actor {
+    pub(super) fn suspend(&mut self, cause: Cause, decided_for: Option<Epoch>) -> Step {
+        if decided_for.is_some_and(|epoch| epoch != self.epoch) {
+            return Step::nothing();
+        }
+        self.go_down(cause, Goal::Suspend)
+    }
+
+    pub(super) fn stop(&mut self) -> Step {
+        match &mut self.state {
+            State::Rest(rest) => {
+                let lost = rest.lost().cloned();
+                self.state = State::Rest(Rest::Stopped(lost));
+                Step::first(vec![Effect::Note(Note::Stopped)])
+            }
+            State::Waking(Waking { stage: Stage::Placing(rest), .. }) => {
+                let lost = rest.lost().cloned();
+                self.state = State::Rest(Rest::Stopped(lost));
+                Step::first(vec![refuse(stopped()), Effect::Note(Note::Stopped)])
+            }
+            State::Checkpointing(checkpointing) => {
+                checkpointing.goal = Goal::Stop;
+                Step::first(vec![refuse(stopped())])
+            }
+            _ => self.go_down(Cause::User, Goal::Stop),
+        }
+    }
+
+    /// From `Running`; or from `Draining`, when what was a guess is now somebody's wish.
+    fn go_down(&mut self, cause: Cause, goal: Goal) -> Step {
+        match &mut self.state {
+            State::Running(running) => {
+                let (activation, term) = (running.activation.clone(), running.term);
+                self.state = State::Draining(Draining { activation, term, cause, goal });
+                Step::first(vec![
+                    Effect::Drain(self.epoch, term, cause),
+                    Effect::Note(Note::SuspendStarted(cause)),
+                ])
+            }
+            State::Draining(draining) => {
+                let more = goal == Goal::Stop && draining.goal != Goal::Stop;
+                if more {
+                    draining.goal = goal;
+                }
+                if cause.basis().is_none() && draining.cause.basis().is_some() {
+                    // Requests in flight now get their time: it is another revoke, with another term.
+                    draining.cause = cause;
+                    draining.term += 1;
+                    return Step::first(vec![Effect::Drain(self.epoch, draining.term, cause)]);
+                }
+                if more { Step::first(vec![]) } else { Step::nothing() }
+            }
+            _ => Step::nothing(),
+        }
+    }
+
+    pub(super) fn drained(
+        &mut self,
+        epoch: Epoch,
+        term: u64,
+        quiet: bool,
+        last_active: Moment,
+        snapshot: String,
+    ) -> Step {
+        let State::Draining(draining) = &self.state else { return Step::nothing() };
+        if (epoch, term) != (self.epoch, draining.term) {
+            return Step::nothing();
+        }
+        // A guess holds only while nothing has happened since; a wish goes on and cuts off what is left.
+        let stands = draining.cause.basis().is_none_or(|basis| quiet && !newer(last_active, basis));
+        if !stands {
+            return self.stay_up(StayedUp::InUse, Note::SuspendCancelled);
+        }
+        let Draining { activation, term, goal, .. } = draining.clone();
+        let suspend = Effect::Suspend(epoch, activation.place.clone(), snapshot.clone());
+        self.state = State::Checkpointing(Checkpointing {
+            activation,
+            term,
+            snapshot,
+            goal,
+            resuming: false,
+            exited: None,
+        });
+        Step::first(vec![suspend])
+    }
+
+    /// Back to `Running`, one term later: routers have forgotten the binding of this one.
+    fn stay_up(&mut self, why: StayedUp, note: Note) -> Step {
+        let (activation, term) = match &self.state {
+            State::Draining(d) => (d.activation.clone(), d.term),
+            State::Checkpointing(c) => (c.activation.clone(), c.term),
+            _ => return Step::nothing(),
+        };
+        self.state = State::Running(Running { activation, term: term + 1 });
+        Step::first(vec![
+            Effect::Serve(Serving::Resumed),
+            Effect::StayedUp(why),
+            Effect::Note(note),
+        ])
+    }
+
+    pub(super) fn committed(&mut self, epoch: Epoch, snapshot: Snapshot) -> Step {
+        let Some(checkpointing) = self.checkpointing(epoch, &snapshot.id) else {
+            return Step::nothing();
+        };
+        let (place, goal) = (checkpointing.activation.place.clone(), checkpointing.goal);
+        self.previous = self.usable(&checkpointing.activation).or(self.previous.take());
+        self.snapshot = Some(snapshot.clone());
+        let collect = Effect::Collect(place.node.clone());
+        let note = Effect::Note(Note::Suspended(snapshot));
+        let mut effects = vec![Effect::Free(epoch, place), note, collect];
+        self.state = State::Rest(match goal {
+            Goal::Suspend => Rest::Suspended,
+            Goal::Stop => {
+                effects.push(refuse(stopped()));
+                effects.push(Effect::Note(Note::Stopped));
+                Rest::Stopped(None)
+            }
+        });
+        Step::first(effects)
+    }
+
+    /// The snapshot that becomes the previous one: what this activation was restored from, if it was the one
+    /// before the current, which is known to be bad; else the current one.
+    fn usable(&self, activation: &Activation) -> Option<Snapshot> {
+        match &activation.source {
+            Source::Previous(snapshot) => Some(snapshot.clone()),
+            _ => self.snapshot.clone(),
+        }
+    }
+
+    pub(super) fn resumed(&mut self, epoch: Epoch, snapshot: &str) -> Step {
+        match self.checkpointing(epoch, snapshot).map(|c| c.exited) {
+            None => Step::nothing(),
+            Some(Some(message)) => self.lose(message, false),
+            Some(None) => self.stay_up(StayedUp::InUse, Note::SuspendCancelled),
+        }
+    }
+
+    pub(super) fn checkpoint_failed(
+        &mut self,
+        epoch: Epoch,
+        snapshot: &str,
+        message: String,
+    ) -> Step {
+        match self.checkpointing(epoch, snapshot).map(|c| c.exited) {
+            None => Step::nothing(),
+            Some(Some(message)) => self.lose(message, false),
+            Some(None) => {
+                let why = StayedUp::CheckpointFailed(message.clone());
+                self.stay_up(why, Note::CheckpointFailed(message))
+            }
+        }
+    }
+
+    /// The checkpoint of this epoch and name.
+    fn checkpointing(&self, epoch: Epoch, snapshot: &str) -> Option<Checkpointing> {
+        match &self.state {
+            State::Checkpointing(c) if epoch == self.epoch && c.snapshot == snapshot => {
+                Some(c.clone())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn delete(&mut self) -> Step {
+        let mut effects = Vec::new();
+        if let State::Running(Running { term, .. }) | State::Draining(Draining { term, .. }) =
+            &self.state
+        {
+            effects.push(Effect::Revoke(self.epoch, *term));
+        }
+        self.state = State::Deleting(Deleting { place: self.place().cloned() });
+        effects.push(refuse(deleted()));
+        effects.push(Effect::StayedUp(StayedUp::Lost("it is being deleted".into())));
+        effects.push(Effect::Note(Note::DeleteStarted));
+        effects.push(Effect::Purge);
+        Step::first(effects)
+    }
+
+    pub(super) fn purged(&mut self) -> Step {
+        let place = self.place().cloned();
+        let free = place.map(|place| Effect::Free(self.epoch, place));
+        let rest = [Effect::Note(Note::Deleted), Effect::Remove];
+        Step::only(free.into_iter().chain(rest).collect())
+    }
+
+    /// Called for the deadline of the present state.
+    pub(super) fn deadline_passed(&mut self) -> Step {
+        match &mut self.state {
+            State::Waking(_) => match self.starting(self.epoch) {
+                Some((_, place, _)) => {
+                    let message = format!("{} did not start it in time", place.node);
+                    let failure = Failure::new(Reason::WakeTimeout, message);
+                    self.fail(failure, Effect::Destroy(self.epoch, place))
+                }
+                None => Step::nothing(),
+            },
+            State::Draining(_) => self.stay_up(StayedUp::InUse, Note::SuspendCancelled),
+            State::Checkpointing(c) if !c.resuming => {
+                c.resuming = true;
+                let place = c.activation.place.clone();
+                let snapshot = c.snapshot.clone();
+                Step::first(vec![Effect::Resume(self.epoch, place, snapshot)])
+            }
+            State::Checkpointing(c) => {
+                let message =
+                    format!("{} did not say how its suspend ended", c.activation.place.node);
+                self.lose(message, false)
+            }
+            State::Deleting(deleting) => {
+                // The node is told until it confirms, or finds out when it comes back.
+                let place = deleting.place.clone();
+                let destroy = place.map(|place| Effect::Destroy(self.epoch, place));
+                let rest = [Effect::Note(Note::Deleted), Effect::Remove];
+                Step::only(destroy.into_iter().chain(rest).collect())
+            }
+            State::Rest(_) | State::Running(_) => Step::nothing(),
+        }
+    }
+
+    /// The process is gone, or out of reach.
+    pub(super) fn lose(&mut self, message: String, unreachable: bool) -> Step {
+        let (term, pending) = match &self.state {
+            State::Running(r) => (r.term, None),
+            State::Draining(d) => (d.term, None),
+            State::Checkpointing(c) => (c.term, Some(c.snapshot.clone())),
+            _ => return Step::nothing(),
+        };
+        let stopping = matches!(
+            &self.state,
+            State::Draining(Draining { goal: Goal::Stop, .. })
+                | State::Checkpointing(Checkpointing { goal: Goal::Stop, .. })
+        );
+        let Some(activation) = self.activation().cloned() else { return Step::nothing() };
+        let place = activation.place.clone();
+        let survivor = unreachable.then_some(super::Survivor { activation, term });
+        let lost = Lost { message: message.clone(), unreachable: survivor, pending };
+        self.losses += 1;
+        self.state = State::Rest(Rest::Lost(lost));
+        let mut effects = vec![Effect::Revoke(self.epoch, term)];
+        // An activation out of reach may be well; what becomes of it is decided when its node is back.
+        if !unreachable {
+            effects.push(Effect::Destroy(self.epoch, place));
+        }
+        effects.push(Effect::StayedUp(StayedUp::Lost(message.clone())));
+        effects.push(Effect::Note(Note::Lost(message)));
+        let mut step = Step::first(effects);
+        if stopping {
+            // Its user wanted it down, and down it is.
+            let stop = self.apply(super::Rules::default(), Event::Stop);
+            step.effects.extend(stop.effects);
+            step.write = Write::First;
+        }
+        step
+    }
+}

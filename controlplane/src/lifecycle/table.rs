@@ -1,0 +1,106 @@
+//! The transition table: which events a state listens to, and which states they may lead to.
+//!
+//! An event without a row is ignored by [`super::Actor::apply`], as is a stale one; any other result that is not in the
+//! row is a fault that debug builds stop at. The tests walk the same rows.
+
+use super::{Kind, Phase};
+
+type Row = (Phase, Kind, &'static [Phase]);
+
+/// Every row.
+#[rustfmt::skip]
+pub const ROWS: &[Row] = {
+    use Kind as K;
+    use Phase::*;
+    &[
+        (Suspended, K::Wake, &[Placing]),
+        (Suspended, K::Stop, &[Stopped]),
+        (Suspended, K::Delete, &[Deleting]),
+        (Suspended, K::Found, &[Suspended]),
+        (Suspended, K::Seen, &[Suspended]),
+
+        (Stopped, K::Wake, &[Stopped, Placing]),
+        (Stopped, K::Delete, &[Deleting]),
+        (Stopped, K::Found, &[Stopped, Draining]),
+        (Stopped, K::Absent, &[Stopped]),
+        (Stopped, K::Seen, &[Stopped]),
+
+        (Lost, K::Wake, &[Lost, Placing]),
+        (Lost, K::Stop, &[Stopped]),
+        (Lost, K::Delete, &[Deleting]),
+        (Lost, K::Found, &[Lost, Running]),
+        (Lost, K::Absent, &[Lost, Suspended]),
+        (Lost, K::Seen, &[Lost]),
+
+        (Failed, K::Wake, &[Placing]),
+        (Failed, K::Stop, &[Stopped]),
+        (Failed, K::Delete, &[Deleting]),
+        (Failed, K::Found, &[Failed]),
+        (Failed, K::Seen, &[Failed]),
+
+        (Placing, K::Wake, &[Placing]),
+        (Placing, K::Stop, &[Stopped]),
+        (Placing, K::Delete, &[Deleting]),
+        (Placing, K::Placed, &[Starting]),
+        (Placing, K::NotPlaced, &[Suspended, Stopped, Lost, Failed]),
+        (Placing, K::Found, &[Placing, Running]),
+        (Placing, K::Absent, &[Placing, Suspended]),
+        (Placing, K::Seen, &[Placing]),
+
+        (Starting, K::Wake, &[Starting]),
+        (Starting, K::Delete, &[Deleting]),
+        (Starting, K::Activated, &[Running, Failed]),
+        (Starting, K::ActivateFailed, &[Starting, Placing, Failed]),
+        (Starting, K::Fenced, &[Starting, Failed]),
+        (Starting, K::Exited, &[Starting]),
+        (Starting, K::Found, &[Starting]),
+        (Starting, K::DeadlinePassed, &[Failed]),
+        (Starting, K::Recover, &[Starting]),
+
+        (Running, K::Wake, &[Running]),
+        (Running, K::Suspend, &[Running, Draining]),
+        (Running, K::Stop, &[Draining]),
+        (Running, K::Delete, &[Deleting]),
+        (Running, K::Exited, &[Lost]),
+        (Running, K::NodeLost, &[Lost]),
+        (Running, K::Found, &[Running]),
+        (Running, K::Absent, &[Lost]),
+        (Running, K::Recover, &[Running]),
+
+        (Draining, K::Wake, &[Draining, Running]),
+        (Draining, K::Suspend, &[Draining]),
+        (Draining, K::Stop, &[Draining]),
+        (Draining, K::Delete, &[Deleting]),
+        (Draining, K::Drained, &[Running, Checkpointing]),
+        (Draining, K::Exited, &[Lost, Stopped]),
+        (Draining, K::NodeLost, &[Lost, Stopped]),
+        (Draining, K::Found, &[Draining]),
+        (Draining, K::Absent, &[Lost, Stopped]),
+        (Draining, K::DeadlinePassed, &[Running]),
+        (Draining, K::Recover, &[Running, Draining]),
+
+        (Checkpointing, K::Wake, &[Checkpointing]),
+        (Checkpointing, K::Stop, &[Checkpointing]),
+        (Checkpointing, K::Delete, &[Deleting]),
+        (Checkpointing, K::Committed, &[Suspended, Stopped]),
+        (Checkpointing, K::Resumed, &[Running, Lost, Stopped]),
+        (Checkpointing, K::CheckpointFailed, &[Running, Lost, Stopped]),
+        (Checkpointing, K::Exited, &[Checkpointing]),
+        (Checkpointing, K::NodeLost, &[Lost, Stopped]),
+        (Checkpointing, K::Found, &[Checkpointing]),
+        (Checkpointing, K::Absent, &[Suspended, Stopped, Lost]),
+        (Checkpointing, K::DeadlinePassed, &[Checkpointing, Lost, Stopped]),
+        (Checkpointing, K::Recover, &[Checkpointing]),
+
+        (Deleting, K::Wake, &[Deleting]),
+        (Deleting, K::Found, &[Deleting]),
+        (Deleting, K::DeadlinePassed, &[Deleting]),
+        (Deleting, K::Purged, &[Deleting]),
+        (Deleting, K::Recover, &[Deleting]),
+    ]
+};
+
+/// Where an event may lead from a state; nothing when the state does not listen to it.
+pub fn outcomes(phase: Phase, kind: Kind) -> Option<&'static [Phase]> {
+    ROWS.iter().find(|(from, on, _)| *from == phase && *on == kind).map(|(_, _, to)| *to)
+}

@@ -1,0 +1,441 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use reveille_api::{Epoch, Failure, Reason, manifest::template::OnRestoreFailure};
+
+use super::*;
+use crate::clock::Moment;
+
+mod properties;
+
+const RULES: Rules = Rules { on_restore_failure: OnRestoreFailure::Refuse };
+
+fn place(n: u32) -> Place {
+    // The last one is on another node.
+    let node = if n == 2 { "n2" } else { "n1" };
+    Place { node: node.into(), worker: format!("{node}-{n}") }
+}
+
+fn snapshot(id: &str, epoch: u64) -> Snapshot {
+    Snapshot {
+        id: id.into(),
+        node: "n1".into(),
+        epoch: Epoch(epoch),
+        bytes: 1,
+        created_unix_ms: 0,
+        runtime: "gvisor".into(),
+        runtime_version: "1".into(),
+    }
+}
+
+fn activated(epoch: u64) -> Event {
+    Event::Activated { epoch: Epoch(epoch), endpoint: "10.0.0.1:20000".into(), h2c: false }
+}
+
+fn drained(epoch: u64, term: u64) -> Event {
+    Event::Drained {
+        epoch: Epoch(epoch),
+        term,
+        in_flight: 0,
+        last_active: Moment(0),
+        silent: false,
+        snapshot: format!("s{epoch}-{term}"),
+    }
+}
+
+fn failure(reason: Reason) -> Failure {
+    Failure::new(reason, "scripted")
+}
+
+/// Applies events one after another; returns the last step.
+fn run(actor: &mut Actor, rules: Rules, events: impl IntoIterator<Item = Event>) -> Step {
+    events.into_iter().map(|event| actor.apply(rules, event)).last().unwrap_or_default()
+}
+
+fn running() -> Actor {
+    let mut actor = Actor::new(Epoch(0));
+    run(&mut actor, RULES, [Event::Wake(Asker::Traffic), Event::Placed(place(0)), activated(1)]);
+    assert_eq!(actor.phase(), Phase::Running);
+    actor
+}
+
+fn user_suspend() -> Event {
+    Event::Suspend(Cause::User, None)
+}
+
+fn checkpointing() -> Actor {
+    let mut actor = running();
+    run(&mut actor, RULES, [user_suspend(), drained(1, 0)]);
+    assert_eq!(actor.phase(), Phase::Checkpointing);
+    actor
+}
+
+fn committed(id: &str, epoch: u64) -> Event {
+    Event::Committed { epoch: Epoch(epoch), snapshot: snapshot(id, epoch) }
+}
+
+fn suspended() -> Actor {
+    let mut actor = checkpointing();
+    run(&mut actor, RULES, [committed("s1-0", 1)]);
+    assert_eq!(actor.phase(), Phase::Suspended);
+    actor
+}
+
+/// With the snapshots s1-0 (previous) and s2-0 (current).
+fn twice_suspended() -> Actor {
+    let mut actor = suspended();
+    run(
+        &mut actor,
+        RULES,
+        [
+            Event::Wake(Asker::Traffic),
+            Event::Placed(place(0)),
+            activated(2),
+            user_suspend(),
+            drained(2, 0),
+            committed("s2-0", 2),
+        ],
+    );
+    assert_eq!(actor.previous.as_ref().map(|s| s.id.as_str()), Some("s1-0"));
+    actor
+}
+
+fn refused(step: &Step) -> Option<Reason> {
+    step.effects.iter().find_map(|effect| match effect {
+        Effect::Refuse(failure) => Some(failure.reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_table_in_the_documentation_names_every_state() {
+    let text = include_str!("../lifecycle.rs");
+    for phase in table::ROWS.iter().map(|(phase, ..)| phase).collect::<BTreeSet<_>>() {
+        assert!(text.contains(&format!("//! | `{phase:?}` |")), "{phase:?}");
+    }
+}
+
+#[test]
+fn every_pair_has_one_row_at_most() {
+    let pairs: BTreeSet<_> = table::ROWS.iter().map(|(phase, kind, _)| (phase, kind)).collect();
+    assert_eq!(pairs.len(), table::ROWS.len());
+}
+
+#[test]
+fn a_new_actor_starts_cold_and_the_intent_is_stored_before_the_node_is_asked() {
+    let mut actor = Actor::new(Epoch(0));
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(step, Step { write: Write::Nothing, effects: vec![Effect::Place(Source::Cold)] });
+    assert_eq!(actor.stored(), Actor::new(Epoch(0)), "without a worker nothing is stored");
+    let step = actor.apply(RULES, Event::Placed(place(0)));
+    assert_eq!(step.write, Write::First);
+    assert_eq!(step.effects[0], Effect::Activate(Epoch(1), place(0), Source::Cold));
+    let step = actor.apply(RULES, activated(1));
+    assert_eq!(step.write, Write::Behind);
+    assert_eq!(step.effects[0], Effect::Serve(Serving::Woken));
+}
+
+#[test]
+fn a_suspend_revokes_drains_checkpoints_and_keeps_one_earlier_snapshot() {
+    let actor = twice_suspended();
+    assert_eq!(actor.snapshot.as_ref().unwrap().id, "s2-0");
+    assert_eq!(actor.needed(), ["s2-0", "s1-0"]);
+    assert_eq!(actor.epoch, Epoch(2));
+}
+
+#[test]
+fn a_wake_while_draining_gives_the_binding_back_one_term_later() {
+    let mut actor = running();
+    actor.apply(RULES, user_suspend());
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(step.effects[0], Effect::Serve(Serving::Resumed));
+    let State::Running(running) = &actor.state else { panic!("{actor:?}") };
+    assert_eq!((actor.epoch, running.term), (Epoch(1), 1));
+    assert_eq!(actor.apply(RULES, drained(1, 0)), Step::default(), "its drain is stale now");
+}
+
+#[test]
+fn a_wake_while_checkpointing_resumes_and_the_node_decides() {
+    for resumed in [true, false] {
+        let mut actor = checkpointing();
+        let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+        assert_eq!(step.effects, [Effect::Resume(Epoch(1), place(0), "s1-0".into())]);
+        assert_eq!(actor.apply(RULES, Event::Wake(Asker::Traffic)), Step::default(), "joined");
+        if resumed {
+            let snapshot = "s1-0".into();
+            actor.apply(RULES, Event::Resumed { epoch: Epoch(1), snapshot });
+            assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+        } else {
+            actor.apply(RULES, committed("s1-0", 1));
+            assert_eq!(actor.phase(), Phase::Suspended);
+        }
+    }
+}
+
+#[test]
+fn a_failed_checkpoint_leaves_it_running() {
+    let mut actor = checkpointing();
+    let event = Event::CheckpointFailed {
+        epoch: Epoch(1),
+        snapshot: "s1-0".into(),
+        message: "disk full".into(),
+    };
+    let step = actor.apply(RULES, event);
+    assert!(step.effects.contains(&Effect::Note(Note::CheckpointFailed("disk full".into()))));
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+    assert_eq!(actor.snapshot, None);
+}
+
+#[test]
+fn an_idle_decision_dies_with_newer_activity_or_requests_in_flight_or_silence() {
+    let answer = |in_flight, last_active, silent| Event::Drained {
+        epoch: Epoch(1),
+        term: 0,
+        in_flight,
+        last_active: Moment(last_active),
+        silent,
+        snapshot: "s".into(),
+    };
+    let cases = [
+        (answer(0, 5_000, false), Phase::Checkpointing),
+        (answer(0, 5_040, false), Phase::Checkpointing),
+        (answer(0, 5_100, false), Phase::Running),
+        (answer(1, 5_000, false), Phase::Running),
+        (answer(0, 5_000, true), Phase::Running),
+    ];
+    for (event, expected) in cases {
+        for cause in [Cause::Idle(Moment(5_000)), Cause::Pressure(Moment(5_000))] {
+            let mut actor = running();
+            actor.apply(RULES, Event::Suspend(cause, Some(Epoch(1))));
+            actor.apply(RULES, event.clone());
+            assert_eq!(actor.phase(), expected, "{event:?}");
+        }
+        // A user's wish goes on.
+        let mut actor = running();
+        run(&mut actor, RULES, [user_suspend(), event]);
+        assert_eq!(actor.phase(), Phase::Checkpointing);
+    }
+}
+
+#[test]
+fn an_idle_decision_for_another_epoch_changes_nothing() {
+    let mut actor = running();
+    let stale = Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(0)));
+    assert_eq!(actor.apply(RULES, stale), Step::default());
+    assert_eq!(actor.phase(), Phase::Running);
+}
+
+#[test]
+fn a_users_suspend_takes_over_an_idle_one_and_gives_requests_their_time() {
+    let mut actor = running();
+    actor.apply(RULES, Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
+    let step = actor.apply(RULES, user_suspend());
+    assert_eq!(step.effects, [Effect::Drain(Epoch(1), 1, Cause::User)]);
+    assert_eq!(actor.apply(RULES, drained(1, 0)), Step::default(), "of the idle one");
+    actor.apply(RULES, drained(1, 1));
+    assert_eq!(actor.phase(), Phase::Checkpointing);
+}
+
+#[test]
+fn a_failed_restore_does_what_the_template_says() {
+    use OnRestoreFailure::{ColdStart, PreviousSnapshot, Refuse};
+    for reason in [Reason::RestoreFailed, Reason::SnapshotCorrupt] {
+        for policy in [Refuse, PreviousSnapshot, ColdStart] {
+            let rules = Rules { on_restore_failure: policy };
+            let mut actor = twice_suspended();
+            let failed =
+                |epoch| Event::ActivateFailed { epoch: Epoch(epoch), failure: failure(reason) };
+            run(&mut actor, rules, [Event::Wake(Asker::Traffic), Event::Placed(place(0))]);
+            let step = actor.apply(rules, failed(3));
+            match policy {
+                Refuse => {
+                    assert_eq!(refused(&step), Some(reason));
+                    assert!(step.effects.contains(&Effect::Free(Epoch(3), place(0))));
+                    assert_eq!(actor.snapshot.as_ref().unwrap().id, "s2-0", "it is kept");
+                    let step = actor.apply(rules, Event::Wake(Asker::Traffic));
+                    assert!(matches!(&step.effects[0], Effect::Place(Source::Current(_))));
+                }
+                PreviousSnapshot => {
+                    let previous = Source::Previous(snapshot("s1-0", 1));
+                    let effect = Effect::Activate(Epoch(4), place(0), previous);
+                    assert_eq!(step.effects[0], effect);
+                    let step = actor.apply(rules, failed(4));
+                    assert_eq!(refused(&step), Some(reason), "there is nothing before that");
+                }
+                ColdStart => {
+                    let effect = Effect::Activate(Epoch(4), place(0), Source::ColdAfterFailure);
+                    assert_eq!(step.effects[0], effect);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_snapshot_that_was_good_becomes_the_previous_one() {
+    let rules = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot };
+    let mut actor = twice_suspended();
+    run(
+        &mut actor,
+        rules,
+        [
+            Event::Wake(Asker::Traffic),
+            Event::Placed(place(0)),
+            Event::ActivateFailed { epoch: Epoch(3), failure: failure(Reason::SnapshotCorrupt) },
+            activated(4),
+            user_suspend(),
+            drained(4, 0),
+            committed("s4-0", 4),
+        ],
+    );
+    assert_eq!(actor.needed(), ["s4-0", "s1-0"]);
+}
+
+#[test]
+fn a_lost_actor_wakes_from_its_snapshot_or_is_refused_without_one() {
+    let exited = |epoch| Event::Exited { epoch: Epoch(epoch), message: "killed".into() };
+    let mut actor = running();
+    let step = actor.apply(RULES, exited(1));
+    assert_eq!(step.effects[0], Effect::Revoke(Epoch(1), 0));
+    assert!(step.effects.contains(&Effect::Destroy(Epoch(1), place(0))));
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(refused(&step), Some(Reason::ActorLost));
+    assert_eq!(actor.phase(), Phase::Lost);
+    let step = actor.clone().apply(RULES, Event::Wake(Asker::User));
+    assert_eq!(step.effects, [Effect::Place(Source::ColdAfterFailure)]);
+    let cold = Rules { on_restore_failure: OnRestoreFailure::ColdStart };
+    let step = actor.apply(cold, Event::Wake(Asker::Traffic));
+    assert_eq!(step.effects, [Effect::Place(Source::ColdAfterFailure)]);
+
+    let mut actor = suspended();
+    let up = [Event::Wake(Asker::Traffic), Event::Placed(place(0)), activated(2), exited(2)];
+    run(&mut actor, RULES, up);
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(step.effects, [Effect::Place(Source::Current(snapshot("s1-0", 1)))]);
+}
+
+#[test]
+fn a_process_that_ends_before_the_nodes_answer_is_never_given_out() {
+    let mut actor = Actor::new(Epoch(0));
+    let step = run(
+        &mut actor,
+        RULES,
+        [
+            Event::Wake(Asker::Traffic),
+            Event::Placed(place(0)),
+            Event::Exited { epoch: Epoch(1), message: "exit 1".into() },
+            activated(1),
+        ],
+    );
+    assert_eq!(refused(&step), Some(Reason::StartFailed));
+    assert_eq!(step.effects[0], Effect::Destroy(Epoch(1), place(0)));
+}
+
+#[test]
+fn a_wake_that_is_too_slow_fails_and_is_cleaned_up() {
+    let mut actor = Actor::new(Epoch(0));
+    let step = run(
+        &mut actor,
+        RULES,
+        [
+            Event::Wake(Asker::Traffic),
+            Event::Placed(place(0)),
+            Event::DeadlinePassed(Deadline::Start(Epoch(1))),
+        ],
+    );
+    assert_eq!(refused(&step), Some(Reason::WakeTimeout));
+    assert_eq!(step.effects[0], Effect::Destroy(Epoch(1), place(0)));
+    assert_eq!(actor.apply(RULES, activated(1)), Step::default(), "too late");
+    assert_eq!(actor.phase(), Phase::Failed);
+}
+
+#[test]
+fn stop_is_for_traffic_and_not_for_its_user() {
+    let mut actor = running();
+    run(&mut actor, RULES, [Event::Stop]);
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(refused(&step), Some(Reason::ActorStopped), "while draining too");
+    run(&mut actor, RULES, [drained(1, 0), committed("s1-0", 1)]);
+    assert_eq!(actor.phase(), Phase::Stopped);
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(refused(&step), Some(Reason::ActorStopped));
+    actor.apply(RULES, Event::Wake(Asker::User));
+    assert_eq!(actor.phase(), Phase::Placing);
+    actor.apply(RULES, Event::NotPlaced(failure(Reason::NoCapacity)));
+    assert_eq!(actor.phase(), Phase::Stopped, "it stays what it was");
+}
+
+#[test]
+fn an_actor_of_a_silent_node_is_taken_back_unless_it_woke_elsewhere() {
+    let lost = Event::NodeLost { node: "n1".into() };
+    let found = Event::Found { place: place(0), epoch: Epoch(1), serving: true };
+    let mut actor = running();
+    let step = actor.apply(RULES, lost.clone());
+    assert!(!step.effects.iter().any(|e| matches!(e, Effect::Destroy(..))), "it may live");
+    let mut waiting = actor.clone();
+    actor.apply(RULES, found.clone());
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+
+    run(&mut waiting, RULES, [Event::Wake(Asker::User), Event::Placed(place(1))]);
+    let step = waiting.apply(RULES, found);
+    assert_eq!(step.effects[0], Effect::Destroy(Epoch(1), place(0)));
+}
+
+#[test]
+fn a_snapshot_that_was_committed_unheard_is_adopted() {
+    let absent = |snapshots| Event::Absent { node: "n1".into(), epoch: Epoch(1), snapshots };
+    let mut actor = checkpointing();
+    actor.apply(RULES, absent(vec![snapshot("s1-0", 1)]));
+    assert_eq!(actor.snapshot.as_ref().unwrap().id, "s1-0");
+    // Also when the node was given up meanwhile.
+    let mut actor = checkpointing();
+    actor.apply(RULES, Event::NodeLost { node: "n1".into() });
+    assert_eq!(actor.phase(), Phase::Lost);
+    actor.apply(RULES, absent(vec![snapshot("s1-0", 1)]));
+    assert_eq!((actor.phase(), actor.needed()), (Phase::Suspended, vec!["s1-0"]));
+    let mut actor = checkpointing();
+    actor.apply(RULES, absent(vec![]));
+    assert_eq!(actor.phase(), Phase::Lost);
+}
+
+#[test]
+fn a_node_that_knows_a_higher_epoch_is_caught_up_with() {
+    let mut actor = Actor::new(Epoch(0));
+    let step = run(
+        &mut actor,
+        RULES,
+        [
+            Event::Wake(Asker::Traffic),
+            Event::Placed(place(0)),
+            Event::Fenced { epoch: Epoch(1), seen: Epoch(41) },
+        ],
+    );
+    assert_eq!(step.effects[0], Effect::Activate(Epoch(42), place(0), Source::Cold));
+}
+
+#[test]
+fn deletion_kills_the_binding_and_ends_even_when_the_node_is_silent() {
+    let mut actor = running();
+    let step = actor.apply(RULES, Event::Delete);
+    assert_eq!(step.effects[0], Effect::Revoke(Epoch(1), 0));
+    assert_eq!(step.effects.last(), Some(&Effect::Purge));
+    let step = actor.clone().apply(RULES, Event::Purged);
+    assert_eq!(step.effects.last(), Some(&Effect::Remove));
+    let step = actor.apply(RULES, Event::DeadlinePassed(Deadline::Purge));
+    assert_eq!(step.effects.last(), Some(&Effect::Remove));
+}
+
+#[test]
+fn a_restart_asks_again_for_what_was_intended_and_forgets_guesses() {
+    let mut actor = checkpointing();
+    let step = actor.apply(RULES, Event::Recover);
+    assert_eq!(step.effects, [Effect::Suspend(Epoch(1), place(0), "s1-0".into())]);
+    let mut actor = running();
+    actor.apply(RULES, Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
+    actor.apply(RULES, Event::Recover);
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+    let mut actor = running();
+    actor.apply(RULES, Event::Stop);
+    let step = actor.apply(RULES, Event::Recover);
+    assert_eq!(step.effects, [Effect::Drain(Epoch(1), 0, Cause::User)]);
+}

@@ -1,0 +1,255 @@
+//! Nodes: which are there, how to reach them, and when they are given up.
+//!
+//! ```text
+//!             Register            inventory compared with the records
+//!   (away) ─────────────▶ joining ─────────────────────────────────▶ ready
+//!      ▲                                                                │
+//!      └──── the stream breaks, or three heartbeats are missed ─────────┘
+//!      │
+//!      └──── away for longer than the grace: its activations are lost, until it comes back with them
+//! ```
+//!
+//! A node is ready when it has registered *and* can be called at the address it gave. Calls wait for that; so a wake that
+//! arrives before a node is back after a restart of the control plane just waits.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use reveille_api::proto;
+use tokio::sync::watch;
+
+use crate::{
+    clock::{Clock, Moment, unix_ms},
+    config::Timings,
+};
+
+pub mod agent;
+pub mod call;
+pub mod reconcile;
+
+pub use agent::{Agent, Dial, GrpcAgent};
+
+/// Every node that was heard of, or that a record names.
+pub struct Nodes {
+    inner: Mutex<HashMap<String, Node>>,
+    changed: watch::Sender<()>,
+    sessions: AtomicU64,
+    dial: Dial,
+    clock: Clock,
+    timings: Timings,
+}
+
+struct Node {
+    link: Link,
+    /// Given up: its activations were told to be lost.
+    lost: bool,
+    register: proto::Register,
+    heartbeat: proto::Heartbeat,
+    last_seen_unix_ms: u64,
+}
+
+enum Link {
+    Away { since: Moment },
+    Joining { session: u64 },
+    Ready { session: u64, agent: Arc<dyn Agent> },
+}
+
+/// One stay of a node.
+#[derive(Clone)]
+pub struct Session {
+    /// Which node.
+    pub node: String,
+    /// Tells a late end of an earlier stay from the end of this one.
+    number: u64,
+    /// Calls it.
+    pub agent: Arc<dyn Agent>,
+}
+
+impl Nodes {
+    /// None yet. `dial` makes the client for an address.
+    pub fn new(dial: Dial, clock: Clock, timings: Timings) -> Self {
+        let (changed, _) = watch::channel(());
+        Self { inner: Mutex::default(), changed, sessions: AtomicU64::new(1), dial, clock, timings }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, HashMap<String, Node>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record names this node: it is given the grace to come back.
+    pub fn expect(&self, node: &str) {
+        let since = self.clock.now();
+        let mut inner = self.inner();
+        if inner.contains_key(node) {
+            return;
+        }
+        let unheard = Node {
+            link: Link::Away { since },
+            lost: false,
+            register: proto::Register { node: node.to_owned(), ..Default::default() },
+            heartbeat: proto::Heartbeat::default(),
+            last_seen_unix_ms: 0,
+        };
+        inner.insert(node.to_owned(), unheard);
+        drop(inner);
+        self.changed.send_replace(());
+    }
+
+    /// A node registers. It is ready only after [`Nodes::ready`].
+    pub fn join(&self, register: proto::Register) -> Result<Session, String> {
+        let agent = (self.dial)(&register.address)?;
+        let node = register.node.clone();
+        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let link = Link::Joining { session: number };
+        let entry = Node {
+            link,
+            lost: false,
+            register,
+            heartbeat: proto::Heartbeat::default(),
+            last_seen_unix_ms: unix_ms(),
+        };
+        self.inner().insert(node.clone(), entry);
+        self.changed.send_replace(());
+        Ok(Session { node, number, agent })
+    }
+
+    /// It can be called, and its inventory is known. False when this stay is over already.
+    pub fn ready(&self, session: &Session) -> bool {
+        let mut inner = self.inner();
+        let Some(node) = inner.get_mut(&session.node) else { return false };
+        let now_ready = node.link.session() == Some(session.number);
+        if now_ready {
+            let agent = Arc::clone(&session.agent);
+            node.link = Link::Ready { session: session.number, agent };
+        }
+        drop(inner);
+        self.changed.send_replace(());
+        now_ready
+    }
+
+    /// It said that it is there.
+    pub fn heartbeat(&self, session: &Session, heartbeat: proto::Heartbeat) {
+        if let Some(node) = self.inner().get_mut(&session.node) {
+            node.heartbeat = heartbeat;
+            node.last_seen_unix_ms = unix_ms();
+        }
+    }
+
+    /// A stay ends. False when another has begun already.
+    pub fn leave(&self, session: &Session) -> bool {
+        let since = self.clock.now();
+        let mut inner = self.inner();
+        let Some(node) = inner.get_mut(&session.node) else { return false };
+        let was_current = node.link.session() == Some(session.number);
+        if was_current {
+            node.link = Link::Away { since };
+        }
+        drop(inner);
+        self.changed.send_replace(());
+        was_current
+    }
+
+    /// The client of a ready node.
+    pub fn agent(&self, node: &str) -> Option<Arc<dyn Agent>> {
+        match &self.inner().get(node)?.link {
+            Link::Ready { agent, .. } => Some(Arc::clone(agent)),
+            _ => None,
+        }
+    }
+
+    /// True while a node is given up.
+    pub fn is_lost(&self, node: &str) -> bool {
+        self.inner().get(node).is_some_and(|node| node.lost)
+    }
+
+    /// Waits until a node is ready.
+    pub async fn when_ready(&self, node: &str) -> Arc<dyn Agent> {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(agent) = self.agent(node) {
+                return agent;
+            }
+            if changes.changed().await.is_err() {
+                // The sender is a part of this: it cannot be gone.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Names the nodes whose grace has passed, each once per absence. Never ends.
+    pub async fn watch_for_lost(&self, lost: impl Fn(&str)) {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let now = self.clock.now();
+            let mut next: Option<Moment> = None;
+            let mut gone = Vec::new();
+            for (name, node) in self.inner().iter_mut() {
+                let Link::Away { since } = node.link else { continue };
+                let until = since.plus(self.timings.node_grace);
+                if node.lost {
+                    continue;
+                } else if until <= now {
+                    node.lost = true;
+                    gone.push(name.clone());
+                } else {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                }
+            }
+            for node in gone {
+                tracing::warn!(
+                    node,
+                    "a node has been silent for too long: its activations are lost"
+                );
+                lost(&node);
+            }
+            let wait = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(self.clock.instant(next)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = wait => {}
+            }
+        }
+    }
+
+    /// Every node, by name, for people. `used` counts its workers in use.
+    pub fn list(&self, used: &BTreeMap<String, u32>) -> Vec<proto::Node> {
+        let mut nodes: Vec<_> = self
+            .inner()
+            .iter()
+            .map(|(name, node)| proto::Node {
+                name: name.clone(),
+                address: node.register.address.clone(),
+                ready: matches!(node.link, Link::Ready { .. }),
+                workers: node.register.workers,
+                workers_used: used.get(name).copied().unwrap_or(0),
+                labels: node.register.labels.clone(),
+                runtimes: node.register.runtimes.clone(),
+                last_seen_unix_ms: node.last_seen_unix_ms,
+                snapshot_bytes: node.heartbeat.snapshot_bytes,
+                disk_free_bytes: node.heartbeat.disk_free_bytes,
+            })
+            .collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+}
+
+impl Link {
+    fn session(&self) -> Option<u64> {
+        match self {
+            Self::Away { .. } => None,
+            Self::Joining { session } | Self::Ready { session, .. } => Some(*session),
+        }
+    }
+}

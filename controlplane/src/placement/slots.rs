@@ -1,0 +1,123 @@
+//! Nodes' slots, the pools they belong to, and which of them a wake may use.
+
+use std::collections::BTreeMap;
+
+use reveille_api::{ActorKey, Epoch};
+
+use super::{DEFAULT_POOL, Inner, Request, Status};
+use crate::lifecycle::Place;
+
+/// The slots of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSlots {
+    /// It can be asked for activations.
+    pub ready: bool,
+    /// How many slots it has.
+    pub workers: u32,
+    /// For pools to select it by.
+    pub labels: BTreeMap<String, String>,
+    /// Names of the runtimes it has.
+    pub runtimes: Vec<String>,
+}
+
+/// One worker, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Where it is.
+    pub place: Place,
+    /// Its pool; nothing when no pool wants it.
+    pub pool: Option<String>,
+    /// Its node is ready.
+    pub ready: bool,
+    /// Who has it.
+    pub occupant: Option<(ActorKey, Epoch, Status)>,
+}
+
+impl Inner {
+    /// Workers of a node with the pools they belong to.
+    fn pooled(&self, node: &str, slots: &NodeSlots) -> Vec<(Place, Option<&str>)> {
+        let mut pools = Vec::new();
+        if self.pools.is_empty() {
+            pools = vec![Some(DEFAULT_POOL); slots.workers as usize];
+        }
+        for (name, spec) in &self.pools {
+            if spec.node_selector.matches(&slots.labels) {
+                pools.extend(vec![Some(name.as_str()); spec.workers_per_node as usize]);
+            }
+        }
+        pools.resize(slots.workers as usize, None);
+        let place = |index| Place { node: node.to_owned(), worker: format!("{node}-{index}") };
+        pools.into_iter().enumerate().map(|(index, pool)| (place(index), pool)).collect()
+    }
+
+    /// Workers this wake may use, free or not, grouped by node.
+    pub(super) fn suitable(&self, request: &Request) -> Vec<(&str, Vec<Place>)> {
+        let mut suitable = Vec::new();
+        for (node, slots) in &self.nodes {
+            let wanted = request.node.as_ref().is_none_or(|n| n == node);
+            if !slots.ready || !wanted || !slots.runtimes.iter().any(|r| r == request.runtime) {
+                continue;
+            }
+            let of_pool = |pool: Option<&str>| match pool {
+                Some(pool) => {
+                    let labels = self.pools.get(pool).map_or(&slots.labels, |spec| &spec.labels);
+                    request.selector.matches(labels)
+                }
+                None => false,
+            };
+            let workers = self.pooled(node, slots);
+            let workers: Vec<_> =
+                workers.into_iter().filter(|(_, pool)| of_pool(*pool)).map(|(p, _)| p).collect();
+            if !workers.is_empty() {
+                suitable.push((node.as_str(), workers));
+            }
+        }
+        suitable
+    }
+
+    /// A free worker, on the node with the most of them: the one free for longest, because its node needs a moment
+    /// to make a worker ready again.
+    pub(super) fn free_for(&self, request: &Request) -> Option<Place> {
+        let free = self.suitable(request).into_iter().map(|(_, mut workers)| {
+            workers.retain(|place| !self.occupants.contains_key(&place.worker));
+            workers
+        });
+        // The first of equals, as `max_by_key` would not choose.
+        let most = free.rev().max_by_key(Vec::len)?;
+        most.into_iter().min_by_key(|place| self.freed.get(&place.worker).copied().unwrap_or(0))
+    }
+
+    pub(super) fn explain(&self, request: &Request) -> String {
+        if let Some(node) = &request.node
+            && !self.nodes.get(node).is_some_and(|slots| slots.ready)
+        {
+            return format!("its snapshot is on node {node}, which is not ready");
+        }
+        if !self.nodes.values().any(|slots| slots.ready) {
+            return "no node is ready".into();
+        }
+        let suitable: Vec<_> = self.suitable(request).into_iter().flat_map(|(_, w)| w).collect();
+        let labels = &request.selector.match_labels;
+        if suitable.is_empty() {
+            return format!("no ready worker with runtime {} matches {labels:?}", request.runtime);
+        }
+        let used = suitable.iter().filter(|p| self.occupants.contains_key(&p.worker)).count();
+        match &request.node {
+            Some(node) => format!("{used} of {} workers in use on {node}", suitable.len()),
+            None => format!("{used} of {} workers in use", suitable.len()),
+        }
+    }
+
+    pub(super) fn workers(&self) -> Vec<WorkerView> {
+        let mut views = Vec::new();
+        for (node, slots) in &self.nodes {
+            for (place, pool) in self.pooled(node, slots) {
+                let occupant = self.occupants.get(&place.worker);
+                let occupant = occupant.map(|o| (o.actor.clone(), o.epoch, o.status));
+                let pool = pool.map(str::to_owned);
+                views.push(WorkerView { place, pool, ready: slots.ready, occupant });
+            }
+        }
+        views
+    }
+}

@@ -1,0 +1,164 @@
+//! The use of one actor's bindings, over all routers.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use reveille_api::Epoch;
+use tokio::sync::watch;
+
+use crate::clock::Moment;
+
+/// How much an actor is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Requests are in flight.
+    Busy,
+    /// None are; the last one ended then.
+    Quiet(Moment),
+    /// Somebody who could know is away.
+    Unknown,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Requests that still use the binding.
+    pub in_flight: u32,
+    /// The last activity known.
+    pub last_active: Moment,
+    /// A router did not answer.
+    pub silent: bool,
+}
+
+impl Drained {
+    /// Nobody had the binding.
+    pub(super) fn unused(now: Moment) -> Self {
+        Self { in_flight: 0, last_active: now, silent: false }
+    }
+}
+
+/// Use of one epoch.
+pub(super) struct Usage {
+    pub(super) epoch: Epoch,
+    /// Bindings of lower terms are revoked.
+    pub(super) valid_from: u64,
+    pub(super) last_active: Moment,
+    routers: HashMap<String, RouterUse>,
+    drain: Option<Drain>,
+}
+
+#[derive(Default)]
+struct RouterUse {
+    /// Term of the binding it has.
+    holds: Option<u64>,
+    in_flight: u32,
+}
+
+/// A revoke that waits for acknowledgements.
+pub(super) struct Drain {
+    term: u64,
+    until: Moment,
+    pub(super) waiting: BTreeSet<String>,
+    done: watch::Sender<bool>,
+}
+
+impl Drain {
+    pub(super) fn begin<'a>(
+        term: u64,
+        until: Moment,
+        routers: impl Iterator<Item = &'a str>,
+    ) -> (Self, watch::Receiver<bool>) {
+        let waiting: BTreeSet<_> = routers.map(str::to_owned).collect();
+        let (done, ended) = watch::channel(waiting.is_empty());
+        (Self { term, until, waiting, done }, ended)
+    }
+
+    fn heard(&mut self, router: &str) {
+        self.waiting.remove(router);
+        if self.waiting.is_empty() {
+            self.done.send_replace(true);
+        }
+    }
+}
+
+impl Usage {
+    pub(super) fn new(epoch: Epoch, valid_from: u64, last_active: Moment) -> Self {
+        Self { epoch, valid_from, last_active, routers: HashMap::new(), drain: None }
+    }
+
+    /// Routers that hold a binding or have requests in flight.
+    pub(super) fn users(&self) -> impl Iterator<Item = &str> {
+        let used = |r: &RouterUse| r.holds.is_some() || r.in_flight > 0;
+        self.routers.iter().filter(move |(_, r)| used(r)).map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn holds(&self, router: &str) -> bool {
+        self.routers.get(router).is_some_and(|r| r.holds.is_some())
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.routers.values().map(|router| router.in_flight).sum()
+    }
+
+    pub(super) fn used(&self) -> Use {
+        if self.in_flight() > 0 { Use::Busy } else { Use::Quiet(self.last_active) }
+    }
+
+    /// False when this term is revoked.
+    pub(super) fn hold(&mut self, router: &str, term: u64) -> bool {
+        if term < self.valid_from {
+            return false;
+        }
+        self.routers.entry(router.to_owned()).or_default().holds = Some(term);
+        true
+    }
+
+    pub(super) fn report(&mut self, router: &str, in_flight: u32, last_active: Moment) {
+        self.routers.entry(router.to_owned()).or_default().in_flight = in_flight;
+        self.last_active = self.last_active.max(last_active);
+    }
+
+    pub(super) fn nothing_in_flight(&mut self, router: &str) {
+        if let Some(used) = self.routers.get_mut(router) {
+            used.in_flight = 0;
+        }
+    }
+
+    pub(super) fn drain(&mut self, drain: Drain) {
+        self.valid_from = self.valid_from.max(drain.term + 1);
+        self.drain = Some(drain);
+    }
+
+    pub(super) fn acknowledge(&mut self, router: &str, term: u64) {
+        if let Some(used) = self.routers.get_mut(router)
+            && used.holds.is_some_and(|held| held <= term)
+        {
+            used.holds = None;
+        }
+        if let Some(drain) = self.drain.as_mut().filter(|drain| drain.term <= term) {
+            drain.heard(router);
+        }
+    }
+
+    /// The revoke this router has not acknowledged.
+    pub(super) fn awaits(&self, router: &str) -> Option<(u64, Moment)> {
+        let drain = self.drain.as_ref().filter(|drain| drain.waiting.contains(router))?;
+        Some((drain.term, drain.until))
+    }
+
+    /// What is left of the time that requests in flight have.
+    pub(super) fn remaining(&self, epoch: Epoch, now: Moment) -> Option<Duration> {
+        let drain = self.drain.as_ref().filter(|_| epoch == self.epoch)?;
+        Some(drain.until.since(now))
+    }
+
+    /// Its process is gone, and every request it had in flight.
+    pub(super) fn drop_router(&mut self, router: &str) {
+        self.routers.remove(router);
+        if let Some(drain) = &mut self.drain {
+            drain.heard(router);
+        }
+    }
+}

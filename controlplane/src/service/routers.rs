@@ -1,0 +1,124 @@
+//! `Routers`: one session for each router, and the wakes of their requests.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::BoxStream};
+use reveille_api::{
+    ActorKey, Failure, Reason,
+    proto::{
+        self, RouterCommand, RouterReport, WakeReply, WakeRequest, router_command::Command,
+        router_report::Report, routers_server::Routers,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{clock::millis, fleet::Fleet, lifecycle::Asker, routers::COMMANDS};
+
+/// How long a wake waits for its router's session, which begins at the same time.
+const SESSION: Duration = Duration::from_secs(2);
+
+/// The service.
+#[derive(Clone)]
+pub struct RoutersService {
+    fleet: Arc<Fleet>,
+    /// Of this control plane; changes with every start.
+    instance: Arc<str>,
+}
+
+impl RoutersService {
+    /// For these actors.
+    pub fn new(fleet: Arc<Fleet>) -> Self {
+        Self { fleet, instance: uuid::Uuid::now_v7().to_string().into() }
+    }
+}
+
+#[tonic::async_trait]
+impl Routers for RoutersService {
+    type SessionStream = BoxStream<'static, Result<RouterCommand, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<RouterReport>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (commands, stream) = mpsc::channel(COMMANDS);
+        let welcome = proto::Welcome {
+            control_plane_instance: self.instance.to_string(),
+            report_interval_ms: millis(self.fleet.timings.report),
+        };
+        let _ = commands.try_send(RouterCommand { command: Some(Command::Welcome(welcome)) });
+        let (failed, failure) = mpsc::channel(1);
+        let fleet = Arc::clone(&self.fleet);
+        let reports = request.into_inner();
+        self.fleet.tasks.spawn("router session", async move {
+            if let Err(status) = serve(&fleet, reports, commands).await {
+                let _ = failed.send(status).await;
+            }
+        });
+        // The stream ends when the registry drops its end, or with the failure of the other direction.
+        let commands = ReceiverStream::new(stream).map(Ok);
+        let failure = ReceiverStream::new(failure).map(Err);
+        Ok(Response::new(Box::pin(commands.chain(failure))))
+    }
+
+    async fn wake(&self, request: Request<WakeRequest>) -> Result<Response<WakeReply>, Status> {
+        let WakeRequest { actor, router_instance, traceparent } = request.into_inner();
+        let key = ActorKey::try_from(actor)?;
+        if !self.fleet.routers.present(&router_instance, SESSION).await {
+            let message = "this router process has no session; it says Hello first";
+            return Err(Failure::new(Reason::ControlPlaneUnavailable, message).into());
+        }
+        let instance = Some(router_instance.as_str());
+        let served = self.fleet.wake(&key, Asker::Traffic, instance, &traceparent).await?;
+        Ok(Response::new(WakeReply {
+            binding: Some(served.binding),
+            policy: Some(served.policy),
+            phases: Some(served.phases.into()),
+        }))
+    }
+}
+
+/// Until the stream breaks. Dropping `commands` ends the other direction.
+async fn serve(
+    fleet: &Arc<Fleet>,
+    mut reports: Streaming<RouterReport>,
+    commands: mpsc::Sender<RouterCommand>,
+) -> Result<(), Status> {
+    let first = reports.message().await?.and_then(|report| report.report);
+    let Some(Report::Hello(hello)) = first else {
+        return Err(Status::invalid_argument("the first report must be Hello"));
+    };
+    if hello.router.is_empty() || hello.instance.is_empty() {
+        return Err(Status::invalid_argument("Hello names the router and its instance"));
+    }
+    let (session, over) = fleet.routers.connect(&hello, commands);
+    tracing::info!(router = hello.router, instance = hello.instance, "a router is connected");
+    let listening = listen(fleet, &hello.router, reports);
+    let ended = tokio::select! {
+        ended = listening => ended,
+        () = over.cancelled() => Ok(()),
+    };
+    fleet.routers.disconnect(&hello.router, session);
+    tracing::info!(router = hello.router, "a router's session has ended");
+    ended
+}
+
+async fn listen(
+    fleet: &Fleet,
+    router: &str,
+    mut reports: Streaming<RouterReport>,
+) -> Result<(), Status> {
+    while let Some(report) = reports.message().await? {
+        match report.report {
+            Some(Report::Held(held)) => fleet.routers.held(router, &held),
+            Some(Report::Activity(activity)) => fleet.routers.activity(router, &activity),
+            Some(Report::RevokeAck(ack)) => fleet.routers.acknowledge(router, &ack),
+            Some(Report::Hello(_)) => {
+                return Err(Status::invalid_argument("Hello comes once, first"));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}

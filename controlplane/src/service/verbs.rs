@@ -1,0 +1,114 @@
+//! The verbs that wait for an outcome: wake, suspend, stop, delete, drain.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use reveille_api::{ActorKey, Failure, Reason, proto};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::Status;
+
+use super::view;
+use crate::{
+    driver::{Down, NotDown},
+    fleet::Fleet,
+    lifecycle::{Asker, Cause},
+};
+
+/// Beyond what the template allows the steps themselves.
+const SLACK: Duration = Duration::from_secs(10);
+
+pub(super) fn not_found(key: &ActorKey) -> Status {
+    Status::not_found(format!("actor {:?} does not exist", key.to_string()))
+}
+
+pub(super) fn store(error: crate::store::Error) -> Status {
+    Status::internal(format!("the store failed: {error}"))
+}
+
+pub(super) fn current(fleet: &Fleet, key: &ActorKey) -> Result<proto::Actor, Status> {
+    let record = fleet.view(key).map_err(store)?.ok_or_else(|| not_found(key))?;
+    Ok(view::actor(fleet, &record))
+}
+
+pub(super) async fn wake(fleet: &Arc<Fleet>, key: &ActorKey) -> Result<proto::Actor, Status> {
+    fleet.wake(key, Asker::User, None, "").await?;
+    current(fleet, key)
+}
+
+/// Suspend, stop or delete; the outcome is worth waiting for as long as all of its steps may take.
+pub(super) async fn down(fleet: &Arc<Fleet>, key: &ActorKey, goal: Down) -> Result<(), Status> {
+    let record = fleet.view(key).map_err(store)?.ok_or_else(|| not_found(key))?;
+    let template = fleet.catalog.template(key.namespace(), &record.template);
+    let steps = template.map_or(Duration::ZERO, |template| {
+        let spec = &template.spec;
+        // A wake under way comes first.
+        spec.wake.timeout + spec.readiness.timeout + spec.drain.timeout
+    });
+    let patience = steps + fleet.timings.checkpoint + fleet.timings.settle + SLACK;
+    match tokio::time::timeout(patience, fleet.down(key, goal)).await {
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "actor {:?} is still going down; `reveille describe` tells where it stands",
+            key.to_string()
+        ))),
+        Ok(Err(failure)) if failure.reason == Reason::ActorNotFound => Err(not_found(key)),
+        Ok(Err(failure)) => Err(failure.into()),
+        Ok(Ok(outcome)) => outcome.map_err(|error| not_down(key, error)),
+    }
+}
+
+fn not_down(key: &ActorKey, error: NotDown) -> Status {
+    let message = format!("actor {:?}: {error}", key.to_string());
+    match error {
+        NotDown::InUse => Status::aborted(message),
+        NotDown::CheckpointFailed(_) => Status::unavailable(message),
+        NotDown::Gone(_) => Status::failed_precondition(message),
+        NotDown::Store(_) => Failure::internal(message).into(),
+    }
+}
+
+/// Suspends everything; tells how far it is after each actor.
+pub(super) async fn drain(
+    fleet: Arc<Fleet>,
+    deadline: Duration,
+    progress: mpsc::Sender<Result<proto::DrainProgress, Status>>,
+) {
+    fleet.begin_drain();
+    let until = Instant::now() + deadline;
+    let (mut suspended, mut failed) = (0, HashSet::new());
+    // What was in use is tried again; what could not be suspended is left as it is.
+    loop {
+        let mut going: FuturesUnordered<_> = fleet
+            .active()
+            .into_iter()
+            .filter(|key| !failed.contains(key))
+            .map(|key| {
+                let fleet = Arc::clone(&fleet);
+                async move {
+                    let outcome = fleet.down(&key, Down::Suspend(Cause::Shutdown)).await;
+                    (key, outcome)
+                }
+            })
+            .collect();
+        let all = going.len();
+        loop {
+            let told = proto::DrainProgress {
+                remaining: going.len() as u32,
+                suspended,
+                failed: failed.len() as u32,
+            };
+            if progress.send(Ok(told)).await.is_err() {
+                return;
+            }
+            match tokio::time::timeout_at(until, going.next()).await {
+                Err(_) => return,
+                Ok(None) => break,
+                Ok(Some((_, Ok(Ok(()))))) => suspended += 1,
+                Ok(Some((_, Ok(Err(NotDown::InUse))))) => {}
+                Ok(Some((key, _))) => drop(failed.insert(key)),
+            }
+        }
+        if all == 0 {
+            return;
+        }
+    }
+}
