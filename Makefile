@@ -1,0 +1,42 @@
+# Each target does all the set-up it needs: on a new machine `make up` is the first command.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+REVEILLE := target/release/reveille
+# Flags of `reveille up` to add: make up UP="--http 127.0.0.1:9090"
+UP ?=
+
+.PHONY: help up demo test bench lint doctor setup build clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:
+	@deploy/setup.sh
+
+build: setup
+	@cargo build --release --bin reveille
+
+up: build ## run everything on this machine, with the demo's actors
+	@exec $(REVEILLE) up --apply deploy/demo/demo.yaml $(UP)
+
+demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
+	@cargo bench --quiet --bench demo
+
+test: setup ## every test, with real Envoy and runsc
+	@cargo test --workspace --locked
+
+bench: build ## measure against plain Envoy and bare runsc, side by side
+	@deploy/setup.sh wrk
+	@cargo bench --quiet --bench bench
+
+lint: ## formats and lints, as in CI
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doctor: build ## what this machine can do
+	@$(REVEILLE) doctor
+
+clean: ## remove what was built and fetched
+	@rm -rf target .deps

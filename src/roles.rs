@@ -1,0 +1,179 @@
+//! The roles as processes: flags to a role crate's `Config`, then log, privileges, signals.
+//!
+//! SIGTERM and SIGINT both ask a role to stop; what it finishes first is its own business. Under `up` the kernel
+//! also sends SIGTERM when the supervisor dies, so that no role outlives it.
+
+pub(crate) mod controlplane;
+pub(crate) mod dns;
+pub(crate) mod envoy;
+pub(crate) mod node;
+pub(crate) mod router;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use reveille_api::{Ladder, net::Address};
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Signaled, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config,
+    error::{Error, Result},
+    logging, privileges,
+};
+
+/// Flags every role has.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    config: config::Args,
+    #[command(flatten)]
+    logging: logging::Args,
+    /// Process that must live as long as this one
+    #[arg(long, hide = true, value_name = "PID")]
+    supervisor: Option<i32>,
+}
+
+/// The ladder of timeouts and limits, the same for every part that needs it.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+#[command(next_help_heading = "Timeouts and limits")]
+pub(crate) struct LadderArgs {
+    /// Longest wake a template may ask for
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    wake: Duration,
+    /// Longest time a request waits for its actor; greater than --wake
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    park: Duration,
+    /// Requests that may wait on one router
+    #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_parked())]
+    max_parked: u32,
+    /// Requests that Envoy lets through at a time; greater than --max-parked
+    #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_requests())]
+    max_requests: u32,
+}
+
+impl LadderArgs {
+    pub(crate) fn checked(&self) -> Result<Ladder> {
+        Ladder::new(self.wake, self.park, self.max_parked, self.max_requests).map_err(|error| {
+            Error::usage(format!("--wake, --park, --max-parked, --max-requests: {error}"))
+        })
+    }
+
+    /// The flags that make another process's the same.
+    pub(crate) fn flags(&self) -> [(&'static str, String); 4] {
+        let time = |time| humantime::format_duration(time).to_string().replace(' ', "");
+        [
+            ("--wake", time(self.wake)),
+            ("--park", time(self.park)),
+            ("--max-parked", self.max_parked.to_string()),
+            ("--max-requests", self.max_requests.to_string()),
+        ]
+    }
+}
+
+/// Files of addresses that are sockets.
+fn paths(addresses: &[&Address]) -> Vec<PathBuf> {
+    let path = |address: &&Address| match address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Tcp(_) => None,
+    };
+    addresses.iter().filter_map(path).collect()
+}
+
+/// One part, as a process.
+pub(crate) trait Role: Send + Sized + 'static {
+    fn common(&self) -> &Common;
+
+    /// Paths the role opens, when it runs without privileges; nothing when it keeps them.
+    fn unprivileged(&self) -> Option<Vec<PathBuf>>;
+
+    /// Builds the role and runs it until it is told to stop.
+    fn serve(self, stop: Stop) -> impl Future<Output = Result> + Send;
+}
+
+/// How a role is told to stop.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    /// Stop, in the role's own order.
+    pub(crate) token: CancellationToken,
+    /// Set before `token` is cancelled when it was SIGINT: leave nothing behind.
+    pub(crate) for_good: Arc<AtomicBool>,
+}
+
+/// Runs a role until a signal.
+pub(crate) fn run<R: Role>(role: R) -> Result {
+    let common = role.common();
+    if let Some(supervisor) = common.supervisor {
+        die_with(supervisor)?;
+    }
+    common.logging.start()?;
+    if let Some(paths) = role.unprivileged() {
+        privileges::give_up(&paths.iter().map(PathBuf::as_path).collect::<Vec<&Path>>())?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::because("cannot start", &error))?;
+    runtime.block_on(async {
+        // Before anything is made that a signal would leave behind.
+        let signals = Signals::catch()?;
+        let stop = Stop::default();
+        let mut served = Box::pin(role.serve(stop.clone()));
+        tokio::select! {
+            ended = &mut served => ended,
+            () = signals.pass_on(&stop) => served.await,
+        }
+    })
+}
+
+/// Ends this process when `supervisor` does.
+fn die_with(supervisor: i32) -> Result {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| Error::because("cannot ask to die with the supervisor", &error))?;
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    match parent == Some(supervisor) {
+        true => Ok(()),
+        // It died before the line above.
+        false => Err(Error::failed("the supervisor has gone")),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signaled,
+    interrupt: Signaled,
+}
+
+impl Signals {
+    fn catch() -> Result<Self> {
+        let catch =
+            |kind| signal(kind).map_err(|error| Error::because("cannot catch signals", &error));
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)? })
+    }
+
+    /// Waits for the first and passes it on. Later ones change nothing.
+    async fn pass_on(mut self, stop: &Stop) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => {
+                tracing::info!("SIGINT: stopping for good");
+                stop.for_good.store(true, Ordering::Release);
+            }
+        }
+        stop.token.cancel();
+    }
+}
+
+/// What a role crate's error means: it said everything itself.
+fn role_error(what: &str) -> impl Fn(&dyn std::error::Error) -> Error + '_ {
+    move |error| Error::because(what, error)
+}

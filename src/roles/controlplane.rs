@@ -1,0 +1,82 @@
+//! `reveille controlplane`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use reveille_api::net::Address;
+use reveille_controlplane::Timings;
+
+use super::{Common, LadderArgs, Role, Stop, role_error};
+use crate::{
+    client::{DEFAULT_DATA_DIR, control_socket},
+    error::Result,
+};
+
+const EXAMPLES: &str = "\
+Example:
+  reveille controlplane --data-dir /var/lib/reveille --tcp 127.0.0.1:8082";
+
+/// Run the control plane: actor records, wake and suspend, placement, idle policy
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Data directory; the store is kept in control
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// Socket for clients, routers and node agents [default: run/control.sock in the data directory]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
+    /// Where clients with the token are served too; loopback only
+    #[arg(long, value_name = "IP:PORT")]
+    tcp: Option<SocketAddr>,
+    /// The token for --tcp; made if it is missing [default: run/token in the data directory]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Where metrics are served
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    ladder: LadderArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Role for Args {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn unprivileged(&self) -> Option<Vec<PathBuf>> {
+        let mut paths = super::paths(&[&self.listen()]);
+        paths.extend([self.store().join("reveille.redb"), self.token_file()]);
+        Some(paths)
+    }
+
+    async fn serve(self, stop: Stop) -> Result {
+        let config = reveille_controlplane::Config {
+            data_dir: self.store(),
+            unix: self.listen(),
+            tcp: self.tcp.map(Address::Tcp),
+            token_file: self.token_file(),
+            metrics: self.metrics,
+            ladder: self.ladder.checked()?,
+            timings: Timings::default(),
+        };
+        let wrong = role_error("controlplane");
+        let app = config.build().await.map_err(|error| wrong(&error))?;
+        app.run(stop.token).await.map_err(|error| wrong(&error))
+    }
+}
+
+impl Args {
+    fn store(&self) -> PathBuf {
+        self.data_dir.join("control")
+    }
+
+    fn listen(&self) -> Address {
+        self.listen.clone().unwrap_or_else(|| control_socket(&self.data_dir))
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.token_file.clone().unwrap_or_else(|| self.data_dir.join("run/token"))
+    }
+}

@@ -1,0 +1,107 @@
+//! `reveille envoy`: Envoy under supervision.
+
+use std::{
+    net::SocketAddr,
+    num::NonZero,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use reveille_api::net::Address;
+use reveille_envoy::{bootstrap::Protocol, supervisor};
+
+use super::{Common, Role, Stop, role_error};
+use crate::{
+    client::DEFAULT_DATA_DIR,
+    error::{Error, Result},
+    tools,
+};
+
+const EXAMPLES: &str = "\
+Example:
+  reveille envoy --router unix:/run/reveille/router.sock --admin 127.0.0.1:9901";
+
+/// Run Envoy, configured by the router, and start it again when it dies
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Data directory; Envoy's bootstrap is kept in run/envoy
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// The router: unix:/path or IP:PORT
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    router: Address,
+    /// Envoy's binary [default: .deps/bin/envoy here or above, else in PATH]
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
+    /// Envoy's admin page, loopback only [default: a socket in the data directory]
+    #[arg(long, value_name = "IP:PORT")]
+    admin: Option<SocketAddr>,
+    /// Name of this Envoy among all
+    #[arg(long, value_name = "NAME", default_value = "envoy")]
+    name: String,
+    /// Worker threads of Envoy [default: one for each CPU]
+    #[arg(long, value_name = "COUNT")]
+    concurrency: Option<NonZero<usize>>,
+    /// Connections of clients at a time; more are refused
+    #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
+    max_connections: u32,
+    /// Form of xDS
+    #[arg(long, value_name = "FORM", default_value = "delta")]
+    xds: Xds,
+    /// Envoy's own log: trace, debug, info, warning, error, critical or off
+    #[arg(long, value_name = "LEVEL", default_value = "warning")]
+    envoy_log: String,
+    /// How long a stop waits for requests in flight
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Xds {
+    Delta,
+    Sotw,
+}
+
+impl From<Xds> for Protocol {
+    fn from(xds: Xds) -> Self {
+        match xds {
+            Xds::Delta => Self::Delta,
+            Xds::Sotw => Self::StateOfTheWorld,
+        }
+    }
+}
+
+impl Role for Args {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn unprivileged(&self) -> Option<Vec<PathBuf>> {
+        let mut paths = super::paths(&[&self.router]);
+        paths.push(self.data_dir.join("run/envoy"));
+        paths.extend(tools::find("envoy", self.envoy.as_deref()).ok());
+        Some(paths)
+    }
+
+    async fn serve(self, stop: Stop) -> Result {
+        let binary = tools::find("envoy", self.envoy.as_deref()).map_err(Error::failed)?;
+        let dir = self.data_dir.join(Path::new("run/envoy"));
+        let config = supervisor::Config {
+            node_id: self.name,
+            protocol: self.xds.into(),
+            admin: self.admin,
+            concurrency: self.concurrency,
+            drain: self.drain,
+            log_level: self.envoy_log,
+            max_connections: self.max_connections,
+            ..supervisor::Config::new(binary, dir, self.router)
+        };
+        let wrong = role_error("envoy");
+        let app = config.build().await.map_err(|error| wrong(&error))?;
+        app.run(stop.token).await.map_err(|error| wrong(&error))
+    }
+}

@@ -1,0 +1,90 @@
+//! `reveille node`.
+
+use std::path::PathBuf;
+
+use reveille_api::net::Address;
+use reveille_node::Cidr;
+
+use super::{Common, Role, Stop, role_error};
+use crate::{
+    client::DEFAULT_DATA_DIR,
+    error::{Error, Result},
+    tools,
+};
+
+const EXAMPLES: &str = "\
+Example:
+  reveille node --name n1 --workers 8 --allow-rootfs /srv/actors
+
+SIGTERM leaves the actors running: the next agent with the same data directory adopts them. SIGINT ends them
+and removes every namespace, interface and rule.";
+
+/// Run the node agent: sandboxes, their networks and snapshots (needs root)
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Name of the node; its workers are NAME-0, NAME-1, …
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    name: String,
+    /// Data directory; snapshots and logs are kept in node
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+    /// Where the control plane reaches the agent [default: run/node.sock in the data directory]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<Address>,
+    /// The control plane [default: run/control.sock in the data directory]
+    #[arg(long, value_name = "ADDRESS")]
+    control_plane: Option<Address>,
+    /// Actors that can run at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    workers: u32,
+    /// Label that worker pools select nodes by; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Addresses of the workers' networks, a /30 for each
+    #[arg(long, value_name = "CIDR", default_value_t = Cidr::default())]
+    worker_cidr: Cidr,
+    /// gVisor's runsc [default: .deps/bin/runsc here or above, else in PATH]
+    #[arg(long, value_name = "PATH")]
+    runsc: Option<PathBuf>,
+    /// Folder that templates may run from; may be given more than once
+    #[arg(long, value_name = "DIR")]
+    allow_rootfs: Vec<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+impl Role for Args {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn unprivileged(&self) -> Option<Vec<PathBuf>> {
+        None
+    }
+
+    async fn serve(self, stop: Stop) -> Result {
+        let runsc = tools::find("runsc", self.runsc.as_deref()).map_err(Error::failed)?;
+        let default = reveille_node::Config::new(self.data_dir);
+        let config = reveille_node::Config {
+            node: self.name,
+            listen: self.listen.unwrap_or(default.listen),
+            control_plane: self.control_plane.unwrap_or(default.control_plane),
+            workers: self.workers,
+            labels: self.label.into_iter().collect(),
+            worker_cidr: self.worker_cidr,
+            runsc,
+            rootfs_allow: self.allow_rootfs,
+            ..default
+        };
+        let wrong = role_error("node");
+        let app = config.build().await.map_err(|error| wrong(&error))?;
+        app.run(stop.token, stop.for_good).await.map_err(|error| wrong(&error))
+    }
+}

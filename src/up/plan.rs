@@ -1,0 +1,194 @@
+//! What `up` will do: everything decided, nothing done yet.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use reveille_api::{
+    manifest::{Manifest, Spec, template::Rootfs},
+    net::Address,
+};
+
+use super::{Args, lock::Lock};
+use crate::client::control_socket;
+
+/// What a part that is ended may still wait for requests: actors were suspended before, after their own drains.
+const PART_DRAIN: &str = "5s";
+
+/// A part, by its subcommand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    ControlPlane,
+    Node,
+    Router,
+    Envoy,
+    Dns,
+}
+
+impl Part {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "controlplane",
+            Self::Node => "node",
+            Self::Router => "router",
+            Self::Envoy => "envoy",
+            Self::Dns => "dns",
+        }
+    }
+}
+
+pub(super) struct Plan {
+    pub(super) args: Args,
+    /// Absolute.
+    pub(super) data_dir: PathBuf,
+    pub(super) envoy: PathBuf,
+    pub(super) runsc: PathBuf,
+    /// Of the `--apply` files.
+    pub(super) manifests: Vec<Manifest>,
+    /// Held until the end.
+    pub(super) lock: Lock,
+}
+
+impl Plan {
+    pub(super) fn run_dir(&self) -> PathBuf {
+        self.data_dir.join("run")
+    }
+
+    pub(super) fn control(&self) -> Address {
+        control_socket(&self.data_dir)
+    }
+
+    fn socket(&self, name: &str) -> String {
+        Address::Unix(self.run_dir().join(name)).to_string()
+    }
+
+    /// The program and arguments of a part.
+    pub(super) fn command(&self, part: Part) -> (PathBuf, Vec<OsString>) {
+        let mut line = Line::of(part);
+        let args = &self.args;
+        match part {
+            Part::ControlPlane => line
+                .with("--data-dir", &self.data_dir)
+                .with("--listen", self.control().to_string())
+                .with("--tcp", args.grpc.to_string())
+                .with_ladder(args),
+            Part::Node => {
+                line.with("--data-dir", &self.data_dir)
+                    .with("--listen", self.socket("node.sock"))
+                    .with("--control-plane", self.control().to_string())
+                    .with("--workers", args.workers.to_string())
+                    .with("--worker-cidr", args.worker_cidr.to_string())
+                    .with("--runsc", &self.runsc);
+                for folder in self.allowed_folders() {
+                    line.with("--allow-rootfs", folder);
+                }
+                &mut line
+            }
+            Part::Router => line
+                .with("--listen", self.socket("router.sock"))
+                .with("--control-plane", self.control().to_string())
+                .with("--domain", args.domain.to_string())
+                .with("--http", args.http.to_string())
+                .with("--status", args.status.to_string())
+                .with("--access-log", self.access_log())
+                .with("--drain", PART_DRAIN)
+                .with_ladder(args),
+            Part::Envoy => line
+                .with("--data-dir", &self.data_dir)
+                .with("--router", self.socket("router.sock"))
+                .with("--envoy", &self.envoy)
+                .with("--admin", args.admin.to_string())
+                .with("--drain", PART_DRAIN),
+            Part::Dns => {
+                line.with("--listen", args.dns.to_string())
+                    .with("--domain", args.domain.to_string());
+                for front in fronts(args.http) {
+                    line.with("--front", front.to_string());
+                }
+                &mut line
+            }
+        };
+        line.with("--log", &args.logging.log).with("--log-format", args.logging.log_format.name());
+        if let Some(config) = &args.config.config {
+            line.with("--config", config);
+        }
+        line.with("--supervisor", std::process::id().to_string());
+        (program(), line.0)
+    }
+
+    /// Made by `up`, so that there is a place where anybody may put a folder later.
+    pub(super) fn default_rootfs(&self) -> PathBuf {
+        self.data_dir.join("rootfs")
+    }
+
+    pub(super) fn access_log(&self) -> PathBuf {
+        let default = || self.data_dir.join("access.log");
+        self.args.access_log.clone().unwrap_or_else(default)
+    }
+
+    /// Folders that templates may run from: those asked for, and those of the files that `up` itself applies.
+    fn allowed_folders(&self) -> Vec<PathBuf> {
+        let mut folders = match self.args.allow_rootfs.as_slice() {
+            [] => vec![self.default_rootfs()],
+            given => given.to_vec(),
+        };
+        folders.extend(self.manifests.iter().filter_map(rootfs).map(Path::to_path_buf));
+        folders.iter().filter_map(|folder| std::path::absolute(folder).ok()).collect()
+    }
+}
+
+/// The folder an object runs from.
+pub(super) fn rootfs(manifest: &Manifest) -> Option<&Path> {
+    match &manifest.spec {
+        Spec::ActorTemplate(spec) => match &spec.rootfs {
+            Rootfs::Directory(folder) | Rootfs::OciLayout(folder) => Some(folder),
+            Rootfs::Image(_) => None,
+        },
+        _ => None,
+    }
+}
+
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn of(part: Part) -> Self {
+        Self(vec![part.name().into()])
+    }
+
+    fn with(&mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> &mut Self {
+        self.0.extend([flag.into(), value.as_ref().into()]);
+        self
+    }
+
+    fn with_ladder(&mut self, args: &Args) -> &mut Self {
+        args.ladder.flags().iter().fold(self, |line, (flag, value)| line.with(flag, value))
+    }
+}
+
+/// This very program, also when its file was replaced in the meantime.
+fn program() -> PathBuf {
+    const RUNNING: &str = "/proc/self/exe";
+    let same = |path: &Path| -> io::Result<bool> {
+        let (a, b) = (fs::metadata(path)?, fs::metadata(RUNNING)?);
+        Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+    };
+    match std::env::current_exe() {
+        Ok(path) if same(&path).unwrap_or(false) => path,
+        _ => RUNNING.into(),
+    }
+}
+
+/// Where clients on this machine find what listens at `http`.
+fn fronts(http: SocketAddr) -> Vec<IpAddr> {
+    match http.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+        }
+        ip => vec![ip],
+    }
+}

@@ -1,0 +1,142 @@
+//! Everything that can be known to be wrong before anything is started, each with what to do.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use reveille_api::manifest::Manifest;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Args, leftovers,
+    lock::Lock,
+    plan::{Plan, rootfs},
+};
+use crate::{
+    cli::apply,
+    error::{Error, Result},
+    ports::{self, Held, Protocol},
+    tools,
+};
+
+/// How long sockets of an earlier run may take to be given back.
+const LINGER: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Checks, takes the lock and decides.
+pub(super) async fn check(args: Args) -> Result<Plan> {
+    distinct(&args)?;
+    args.ladder.checked()?;
+    let manifests = apply::read_all(&args.apply)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::failed(
+            "'reveille up' needs root, for network namespaces and gVisor: run it with sudo",
+        ));
+    }
+    let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
+    let runsc = tools::find("runsc", args.runsc.as_deref()).map_err(Error::failed)?;
+    tools::find(tools::NFT, None).map_err(Error::failed)?;
+    folders(&args, &manifests)?;
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|error| Error::because("--data-dir", &error))?;
+    let lock = Lock::take(&data_dir)?;
+    // As it stands in the command lines of the parts.
+    let data_dir = data_dir.canonicalize().map_err(|e| Error::because("--data-dir", &e))?;
+    let linger = match lock.killed {
+        Some(killed) => {
+            tracing::info!("an earlier run was killed; waits until its parts have ended");
+            leftovers::wait(killed, &data_dir).await;
+            LINGER
+        }
+        None => Duration::ZERO,
+    };
+    if let Err(error) = free(&args, linger).await {
+        if lock.killed.is_none() {
+            lock.release();
+        }
+        return Err(error);
+    }
+    let plan = Plan { args, data_dir, envoy, runsc, manifests, lock };
+    let rootfs = plan.default_rootfs();
+    std::fs::create_dir_all(&rootfs).map_err(|error| Error::because(rootfs.display(), &error))?;
+    Ok(plan)
+}
+
+/// Every folder that something is to run from is there.
+fn folders(args: &Args, manifests: &[Manifest]) -> Result {
+    for folder in &args.allow_rootfs {
+        if !folder.is_dir() {
+            let folder = folder.display();
+            return Err(Error::usage(format!("--allow-rootfs {folder}: there is no such folder")));
+        }
+    }
+    for manifest in manifests {
+        if let Some(folder) = rootfs(manifest).filter(|folder| !folder.is_dir()) {
+            let name = &manifest.metadata.name;
+            return Err(Error::failed(format!(
+                "template {name} runs from {}, and there is no such folder: make it first (the demo's: \
+                 deploy/setup.sh)",
+                folder.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The flags that name a port of this machine.
+pub(crate) fn addresses(args: &Args) -> [(&'static str, SocketAddr, &'static [Protocol]); 5] {
+    const TCP: &[Protocol] = &[Protocol::Tcp];
+    const BOTH: &[Protocol] = &[Protocol::Udp, Protocol::Tcp];
+    [
+        ("--http", args.http, TCP),
+        ("--status", args.status, TCP),
+        ("--grpc", args.grpc, TCP),
+        ("--dns", args.dns, BOTH),
+        ("--admin", args.admin, TCP),
+    ]
+}
+
+fn distinct(args: &Args) -> Result {
+    let mut seen = BTreeMap::new();
+    for (flag, address, _) in addresses(args) {
+        if address.port() == 0 {
+            return Err(Error::usage(format!("{flag} {address}: 0 is no port: choose one")));
+        }
+        if let Some(other) = seen.insert(address, flag) {
+            return Err(Error::usage(format!(
+                "{other} and {flag} are both {address}: choose another for one of them"
+            )));
+        }
+    }
+    for (flag, address) in [("--grpc", args.grpc), ("--admin", args.admin)] {
+        if !address.ip().is_loopback() {
+            return Err(Error::usage(format!(
+                "{flag} {address}: only loopback, as long as there is no TLS: write 127.0.0.1:{}",
+                address.port()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Every port can be listened on; those of an earlier run within `linger`.
+async fn free(args: &Args, linger: Duration) -> Result {
+    let end = Instant::now() + linger;
+    loop {
+        match hold_all(args) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= end => return Err(error),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+fn hold_all(args: &Args) -> Result<Vec<Held>> {
+    let mut held = Vec::new();
+    for (flag, address, protocols) in addresses(args) {
+        for protocol in protocols {
+            held.push(ports::hold(address, *protocol).map_err(|why| {
+                Error::failed(format!("{address} {why}: stop it or choose another {flag}"))
+            })?);
+        }
+    }
+    Ok(held)
+}

@@ -1,0 +1,293 @@
+//! The command line of the built binary: what is wrong is told in one line, with the right exit code.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// "nobody" on most systems; any user that is not root will do.
+const NOBODY: u32 = 65_534;
+
+fn reveille(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("REVEILLE_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    reveille(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The one line that a failed command says.
+#[track_caller]
+fn error(output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    stderr
+}
+
+fn write(dir: &TempDir, name: &str, text: &str) -> String {
+    let path = dir.path().join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// Executable files that do nothing, where `up` looks for its tools.
+fn tools(dir: &TempDir) -> [String; 2] {
+    ["envoy", "runsc"].map(|name| {
+        let path = write(dir, name, "#!/bin/sh\nexit 1\n");
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    })
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: this test needs root");
+    }
+    root
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
+    let cases: [(&[&str], &str); 9] = [
+        (&["frobnicate"], "frobnicate"),
+        (&["get"], "<KIND>"),
+        (&["get", "gadgets"], "gadgets"),
+        (&["get", "actors", "-o", "xml"], "xml"),
+        (&["up", "--htp", "127.0.0.1:1"], "--htp"),
+        (&["up", "--http", "here"], "here"),
+        (&["get", "actor", "Not_A_Label"], "Not_A_Label"),
+        (&["get", "actors", "--server", "nowhere"], "nowhere"),
+        (&["create", "actor", "a"], "--template"),
+    ];
+    for (args, named) in cases {
+        let line = error(&run(args), 2);
+        assert!(line.contains(named), "{line}");
+    }
+}
+
+#[test]
+fn help_has_examples_and_exit_codes_and_version_is_told() {
+    let help = stdout(&run(&["--help"]));
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+    for verb in ["up", "get", "describe", "apply", "create", "wake", "logs", "events", "top", "dns"]
+    {
+        let output = run(&[verb, "--help"]);
+        assert!(output.status.success() && stdout(&output).contains("Example"), "{verb}");
+    }
+    assert!(stdout(&run(&["--version"])).starts_with("reveille "));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&run(&["completion", shell])).contains("reveille"), "{shell}");
+    }
+}
+
+#[test]
+fn no_control_plane_is_told_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = error(&run(&["get", "actors", "--data-dir", dir.path().to_str().unwrap()]), 1);
+    assert!(line.contains("no control plane answers at unix:"), "{line}");
+    assert!(line.contains("is 'reveille up' running?"), "{line}");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let line = error(&run(&["top", "--server", &closed]), 1);
+    assert!(line.contains(&closed), "{line}");
+}
+
+#[test]
+fn a_bad_manifest_is_told_with_file_and_line_before_anything_is_asked_of_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = "apiVersion: reveille.dev/v1alpha1\nkind: WorkerPool\nmetadata: {name: a}\n\
+                spec: {workersPerNode: 1}\n";
+    let good_file = write(&dir, "good.yaml", good);
+    let bad = write(&dir, "bad.yaml", &good.replace("workersPerNode", "workersPerNod"));
+    let line = error(&run(&["apply", "-f", &good_file, "-f", &bad]), 2);
+    assert!(line.contains("bad.yaml:4: ") && line.contains("workersPerNod"), "{line}");
+    let line = error(&run(&["up", "--apply", &bad]), 2);
+    assert!(line.contains("bad.yaml:4: "), "{line}");
+    let line = error(&run(&["apply", "-f", "/nowhere/x.yaml"]), 2);
+    assert!(line.contains("cannot read /nowhere/x.yaml"), "{line}");
+}
+
+#[test]
+fn an_unknown_config_key_is_told_with_file_and_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(&dir, "reveille.toml", "[dns]\nttl = \"5s\"\n\n[router]\nlisen = \"x\"\n");
+    for part in ["dns", "router", "up"] {
+        let line = error(&run(&[part, "--config", &file]), 2);
+        assert!(line.contains("reveille.toml:5: unknown key \"lisen\" in [router]"), "{line}");
+    }
+    let mut command = reveille(&["dns"]);
+    let line = error(&command.env("REVEILLE_CONFIG", &file).output().unwrap(), 2);
+    assert!(line.contains("reveille.toml:5: "), "{line}");
+    let line = error(&run(&["dns", "--config", "/nowhere.toml"]), 2);
+    assert!(line.contains("/nowhere.toml"), "{line}");
+}
+
+#[test]
+fn a_flag_comes_before_the_environment_and_that_before_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let file = write(&dir, "reveille.toml", "[dns]\nlisten = \"198.51.100.1:1\"\n");
+    // Each place names another address that cannot be had; the error tells which one counted.
+    let from_file = error(&run(&["dns", "--config", &file]), 1);
+    assert!(from_file.contains("198.51.100.1:1"), "{from_file}");
+    let mut command = reveille(&["dns", "--config", &file]);
+    let from_env = command.env("REVEILLE_DNS_LISTEN", "203.0.113.2:2").output().unwrap();
+    assert!(error(&from_env, 1).contains("203.0.113.2:2"));
+    let mut command = reveille(&["dns", "--config", &file, "--listen", &taken]);
+    let from_flag = command.env("REVEILLE_DNS_LISTEN", "203.0.113.2:2").output().unwrap();
+    assert!(error(&from_flag, 1).contains(&taken));
+}
+
+#[test]
+fn up_refuses_a_port_in_use_and_starts_nothing() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let [envoy, runsc] = tools(&dir);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let args = up_args(&data, &envoy, &runsc);
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args.extend(["--http", &address]);
+    let line = error(&run(&args), 1);
+    assert!(line.contains(&address) && line.contains("in use by"), "{line}");
+    assert!(line.contains("choose another --http"), "{line}");
+    assert!(!data.join("run").exists());
+    assert!(!data.join("control").exists());
+}
+
+fn up_args(data: &Path, envoy: &str, runsc: &str) -> Vec<String> {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut args = vec!["up".to_owned()];
+    for (flag, value) in [
+        ("--data-dir", data.to_str().unwrap().to_owned()),
+        ("--envoy", envoy.to_owned()),
+        ("--runsc", runsc.to_owned()),
+        ("--status", free()),
+        ("--grpc", free()),
+        ("--dns", free()),
+        ("--admin", free()),
+    ] {
+        args.extend([flag.to_owned(), value]);
+    }
+    args
+}
+
+#[test]
+fn up_tells_what_is_missing_or_contradicts_itself() {
+    let line = error(&run(&["up", "--http", "127.0.0.1:9", "--status", "127.0.0.1:9"]), 2);
+    assert!(line.contains("--http and --status are both 127.0.0.1:9"), "{line}");
+    let line = error(&run(&["up", "--wake", "40s"]), 2);
+    assert!(line.contains("40s") && line.contains("30s"), "{line}");
+    let line = error(&run(&["up", "--admin", "0.0.0.0:9901"]), 2);
+    assert!(line.contains("loopback"), "{line}");
+    if is_root() {
+        let line = error(&run(&["up", "--envoy", "/nowhere/envoy"]), 1);
+        assert!(line.contains("/nowhere/envoy") && line.contains("--envoy"), "{line}");
+    }
+}
+
+#[test]
+fn a_second_up_on_the_same_data_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("run")).unwrap();
+    let lock = fs::File::create(data.join("run/up.lock")).unwrap();
+    let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let [envoy, runsc] = tools(&dir);
+    let args = up_args(&data, &envoy, &runsc);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let line = error(&run(&args), 1);
+    assert!(line.contains("another 'reveille up'"), "{line}");
+}
+
+/// A copy where everybody may run it: a checkout in a home directory is closed to others.
+fn public_copy(dir: &TempDir) -> PathBuf {
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = dir.path().join("reveille");
+    fs::copy(env!("CARGO_BIN_EXE_reveille"), &copy).unwrap();
+    copy
+}
+
+#[test]
+fn doctor_works_without_root_and_without_anything_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(public_copy(&dir));
+    command.args(["doctor", "-o", "json"]).env_clear().current_dir("/").stdin(Stdio::null());
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let items = list["items"].as_array().unwrap();
+    let of = |name: &str| items.iter().find(|item| item["name"] == name).cloned().unwrap();
+    for missing in ["root", "runsc", "envoy"] {
+        let check = of(missing);
+        assert_eq!(check["outcome"], "fail", "{check}");
+        assert!(!check["fix"].as_str().unwrap().is_empty(), "{check}");
+    }
+    assert_eq!(of("kernel")["outcome"], "ok");
+}
+
+#[test]
+fn up_without_root_is_told_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(public_copy(&dir));
+    command.args(["up", "--data-dir", "/nowhere"]).env_clear().stdin(Stdio::null());
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let line = error(&command.output().unwrap(), 1);
+    assert!(line.contains("root") && line.contains("sudo"), "{line}");
+}
+
+#[test]
+fn doctor_tells_a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut command = reveille(&["doctor"]);
+    let output = command.env("REVEILLE_HTTP", address.to_string()).output().unwrap();
+    let table = stdout(&output);
+    let line = table.lines().find(|line| line.contains(&format!("port {} (http)", address.port())));
+    let line = line.unwrap_or_else(|| panic!("{table}"));
+    assert!(line.starts_with("FAIL") && line.contains("in use"), "{line}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let mut command = reveille(&["completion", "bash"]);
+    let output = command.stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,148 @@
+//! kill -9 of anything at any time: nothing is lost, nothing stays stuck.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    COUNTER,
+    harness::{
+        client::Count,
+        cluster::{Cluster, Options},
+        eventually, machine_can_run_it,
+        manifest::Manifests,
+        processes,
+    },
+};
+
+async fn cluster() -> Cluster {
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    Cluster::start(Options::new(manifests)).await
+}
+
+/// The counter's next 200, within what a restart of any part may take.
+async fn answers_again(cluster: &Cluster, after: &str) -> Count {
+    eventually(&format!("an answer after kill -9 of {after}"), Duration::from_secs(30), || async {
+        let request = hyper::Request::get(cluster.client.uri("/")).header("host", COUNTER);
+        let answer = cluster.client.try_send(request, "").await?;
+        if answer.status == 200 { Ok(answer.count()) } else { Err(format!("{answer:?}")) }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_process_may_be_killed_and_the_same_memory_answers_afterwards() {
+    if !machine_can_run_it("kill -9") {
+        return;
+    }
+    let cluster = cluster().await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    let mut last = first.count;
+    for role in ["controlplane", "node", "router", "envoy", "envoy-supervisor", "dns"] {
+        let pid = cluster.pid_of(role).unwrap_or_else(|| panic!("{role} runs"));
+        processes::signal(pid, Signal::SIGKILL);
+        let count = answers_again(&cluster, role).await;
+        assert_eq!(count.nonce, first.nonce, "{role}: restarted, not kept");
+        assert!(count.count > last, "{role}: the count went back");
+        eventually(&format!("{role} runs again"), Duration::from_secs(30), || async {
+            cluster.pid_of(role).filter(|new| *new != pid).ok_or("not yet")
+        })
+        .await;
+        // Nothing is stuck: it can be suspended and woken.
+        eventually(&format!("a suspend after {role}"), Duration::from_secs(60), || async {
+            let output = cluster.cli(&["suspend", "actor", "counter", "-n", "demo"]).await;
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            if output.status.success() { Ok(()) } else { Err(error) }
+        })
+        .await;
+        let count = answers_again(&cluster, role).await;
+        assert_eq!(count.nonce, first.nonce, "{role}: restarted after a suspend");
+        last = count.count;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_control_plane_gone_running_actors_keep_answering() {
+    if !machine_can_run_it("control plane gone") {
+        return;
+    }
+    let cluster = cluster().await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    let pid = cluster.pid_of("controlplane").expect("it runs");
+    processes::signal(pid, Signal::SIGSTOP);
+    for n in 1..=20 {
+        assert_eq!(cluster.client.get(COUNTER, "/").await.count().count, first.count + n);
+    }
+    processes::signal(pid, Signal::SIGCONT);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_power_loss_an_actor_wakes_from_its_last_snapshot_and_says_so() {
+    if !machine_can_run_it("power loss") {
+        return;
+    }
+    let mut cluster = cluster().await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+    assert_eq!(cluster.client.get(COUNTER, "/").await.count().count, 2);
+    assert_eq!(cluster.client.get(COUNTER, "/").await.count().count, 3);
+    cluster.kill_everything().await;
+    cluster.up().await;
+
+    let lost = cluster.reaches("demo", "counter", "Lost").await;
+    assert!(lost["snapshot"].as_str().is_some_and(|id| !id.is_empty()), "{lost}");
+    let woken = cluster.client.get(COUNTER, "/").await.count();
+    assert_eq!((woken.count, &woken.nonce), (2, &first.nonce), "the state of the snapshot");
+    let events = cluster.events("demo", "counter").await;
+    assert!(events.iter().any(|e| e["kind"] == "Lost"), "{events:#?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_up_takes_its_roles_along_and_the_next_one_goes_on() {
+    if !machine_can_run_it("kill -9 of up") {
+        return;
+    }
+    let mut cluster = cluster().await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    let roles = processes::descendants(cluster.up_pid());
+    cluster.kill_up().await;
+    eventually("the roles end with it", Duration::from_secs(20), || async {
+        let reveille = |p: &&processes::Process| !p.command.concat().contains("runsc");
+        let left: Vec<_> =
+            roles.iter().filter(reveille).filter(|p| processes::alive(p.pid)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    cluster.up().await;
+    let after = answers_again(&cluster, "up").await;
+    assert_eq!((after.count, &after.nonce), (2, &first.nonce));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_dies_is_seen_and_the_next_request_wakes_the_last_snapshot() {
+    if !machine_can_run_it("sandbox death") {
+        return;
+    }
+    let cluster = cluster().await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+    cluster.client.get(COUNTER, "/").await.count();
+    let dir = cluster.data_dir().to_string_lossy().into_owned();
+    let sandboxes: Vec<_> = processes::all()
+        .into_iter()
+        .filter(|p| p.command.first().is_some_and(|c| c.contains("runsc-sandbox")))
+        .filter(|p| p.command.iter().any(|arg| arg.contains(&dir)))
+        .collect();
+    assert!(!sandboxes.is_empty(), "a sandbox runs");
+    for sandbox in sandboxes {
+        processes::signal(sandbox.pid, Signal::SIGKILL);
+    }
+    let woken = answers_again(&cluster, "the sandbox").await;
+    assert_eq!((woken.count, &woken.nonce), (2, &first.nonce));
+    cluster.stop().await;
+}

@@ -1,0 +1,19 @@
+//! End to end: the real binary with real Envoy and real gVisor sandboxes.
+//!
+//! Every test starts a `reveille up` of its own; names are the sentences they prove.
+
+// A test may fail by a panic; clippy sees that only inside `#[test]` functions.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../harness/harness.rs"]
+mod harness;
+
+mod crashes;
+mod failures;
+mod names;
+mod sleep;
+mod story;
+mod traffic;
+
+/// The host of actor `counter` in namespace `demo`, which most tests use.
+const COUNTER: &str = "counter.demo.actors.localhost";

@@ -1,0 +1,52 @@
+//! Manifests of the test actors.
+
+use std::fmt::Write;
+
+use super::repository;
+
+/// Templates and actors, in one namespace or several.
+#[derive(Clone, Debug, Default)]
+pub struct Manifests(String);
+
+impl Manifests {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A counter's template; `extra` is added to its spec, one field a line.
+    pub fn counter(self, namespace: &str, name: &str, extra: &str) -> Self {
+        let rootfs = repository().join(".deps/rootfs/counter");
+        let command = format!(
+            "rootfs: {{ directory: {} }}\ncommand: [\"/counter\"]\nreadiness: {{ httpGet: {{ path: /healthz }} }}\n",
+            rootfs.display()
+        );
+        self.template(namespace, name, &format!("{command}{extra}"))
+    }
+
+    /// A template with these fields of its spec.
+    pub fn template(mut self, namespace: &str, name: &str, fields: &str) -> Self {
+        let _ = writeln!(
+            self.0,
+            "---\napiVersion: reveille.dev/v1alpha1\nkind: ActorTemplate\n\
+             metadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n  runtime: gvisor"
+        );
+        for line in fields.lines() {
+            let _ = writeln!(self.0, "  {line}");
+        }
+        self
+    }
+
+    /// An actor of a template.
+    pub fn actor(mut self, namespace: &str, name: &str, template: &str) -> Self {
+        let _ = writeln!(
+            self.0,
+            "---\napiVersion: reveille.dev/v1alpha1\nkind: Actor\n\
+             metadata: {{ name: {name}, namespace: {namespace} }}\nspec: {{ template: {template} }}"
+        );
+        self
+    }
+
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
