@@ -25,7 +25,7 @@ demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 	@cargo bench --quiet --bench demo
 
 test: setup ## every test, with real Envoy and runsc
-	@cargo test --workspace --locked
+	@cargo test --workspace --locked --no-fail-fast
 
 bench: build ## measure against plain Envoy and bare runsc, side by side
 	@deploy/setup.sh wrk

@@ -189,7 +189,7 @@ async fn silence_is_upstream_timeout_and_a_stream_that_speaks_has_no_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_that_does_not_answer_a_connection_is_upstream_connect_failed_in_a_second() {
+async fn an_endpoint_that_does_not_answer_a_connection_is_upstream_connect_failed_in_seconds() {
     let binary = envoy_or_skip!();
     let stack = Stack::start(binary, Options::default()).await;
     // A listener that accepts nothing, and whose queue is full.
@@ -208,7 +208,7 @@ async fn an_endpoint_that_does_not_answer_a_connection_is_upstream_connect_faile
     let answer = stack.get("a.demo.test", "/").await;
     assert_shape(&answer, Reason::UpstreamConnectFailed, Shape::Json);
     let took = started.elapsed();
-    assert!((Duration::from_millis(900)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(4500)..Duration::from_secs(10)).contains(&took), "{took:?}");
     stack.stop().await;
 }
 
