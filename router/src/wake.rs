@@ -93,11 +93,13 @@ impl Wake {
                     }
                 }
                 Err(failure) => {
-                    match failure.reason {
+                    // Its message may quote the actor's own words: the control plane keeps it as an event.
+                    let reason = failure.reason;
+                    match reason {
                         Reason::ActorNotFound | Reason::ActorStopped => {
-                            debug!(%failure, "not woken");
+                            debug!(%reason, "not woken")
                         }
-                        _ => warn!(%failure, "not woken"),
+                        _ => warn!(%reason, "not woken"),
                     }
                     return self.failed(failure.reason);
                 }

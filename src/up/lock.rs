@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,10 @@ impl Lock {
         let mut dirs = fs::DirBuilder::new();
         dirs.recursive(true).mode(0o755).create(data_dir).map_err(|e| cannot(data_dir, e))?;
         dirs.mode(0o700).create(&run).map_err(|e| cannot(&run, e))?;
+        // What stands there already may be somebody else's, with links in it to follow.
+        for dir in ["", "run", "control", "node", "rootfs"].map(|name| data_dir.join(name)) {
+            own(&dir)?;
+        }
         fs::set_permissions(&run, PermissionsExt::from_mode(0o700)).map_err(|e| cannot(&run, e))?;
 
         let path = run.join("up.lock");
@@ -66,6 +70,19 @@ impl Lock {
         let _ = fs::remove_file(&self.path);
         let _ = self.path.parent().map(fs::remove_dir);
     }
+}
+
+/// Refuses a directory that another user has, or can write to, and what is no directory at all.
+fn own(dir: &Path) -> Result<()> {
+    let Ok(found) = fs::symlink_metadata(dir) else { return Ok(()) };
+    let ours = found.uid() == rustix::process::geteuid().as_raw();
+    if found.is_dir() && ours && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{} is not a directory that only this user can write to: choose another --data-dir",
+        dir.display()
+    )))
 }
 
 /// The `up` that uses a data directory now.

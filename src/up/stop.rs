@@ -13,10 +13,12 @@ use super::{
     plan::{Part, Plan},
     ready,
 };
-use crate::{client::Control, http};
+use crate::http;
 
 /// How long a part may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the node agent may: it gives itself 30 s to finish what it began.
+const NODE_PATIENCE: Duration = Duration::from_secs(40);
 /// The same when Ctrl-C was given twice.
 const HASTE: Duration = Duration::from_secs(3);
 /// How often it is tried to suspend everything.
@@ -33,55 +35,73 @@ pub(super) async fn stop(plan: &Plan, parts: Parts, haste: &CancellationToken) {
         let door = http::request("POST", plan.args.admin, "localhost", "/drain_listeners");
         let _ = haste.run_until_cancelled(door).await;
     }
-    if parts.get(Part::Node).is_some()
-        && haste.run_until_cancelled(suspend_all(plan)).await.is_none()
-    {
-        say("stopping: does not wait for actors any longer");
+    let mut asked = true;
+    if parts.get(Part::Node).is_some() {
+        match haste.run_until_cancelled(suspend_all(plan)).await {
+            Some(answered) => asked = answered,
+            None => say("stopping: does not wait for actors any longer"),
+        }
     }
-    let end = |part, signal, haste_too: bool| {
+    let end = |part, signal| {
         let keeper = parts.get(part);
-        let patience = if haste_too && haste.is_cancelled() { HASTE } else { PATIENCE };
+        let patience = match part {
+            Part::Node => NODE_PATIENCE,
+            _ if haste.is_cancelled() => HASTE,
+            _ => PATIENCE,
+        };
         async move {
             if let Some(keeper) = keeper {
                 keeper.stop(Ending { signal, patience }).await;
             }
         }
     };
-    end(Part::Envoy, Signal::TERM, true).await;
-    join_all([end(Part::Router, Signal::TERM, true), end(Part::Dns, Signal::TERM, true)]).await;
-    // SIGINT: for good, with every namespace and rule. Never in haste.
-    end(Part::Node, Signal::INT, false).await;
-    end(Part::ControlPlane, Signal::TERM, true).await;
+    end(Part::Envoy, Signal::TERM).await;
+    join_all([end(Part::Router, Signal::TERM), end(Part::Dns, Signal::TERM)]).await;
+    if asked {
+        // SIGINT: for good, with every namespace and rule. Never in haste.
+        end(Part::Node, Signal::INT).await;
+    } else {
+        // Nobody could take a snapshot: what runs stays, rather than being lost.
+        say(
+            "stopping: no control plane answers; running actors are left for the next 'reveille up'",
+        );
+        end(Part::Node, Signal::TERM).await;
+    }
+    end(Part::ControlPlane, Signal::TERM).await;
     remove_run_files(plan);
     say("stopped");
 }
 
-/// A checkpoint that fails leaves its actor running and is worth another try, as long as there is time.
-async fn suspend_all(plan: &Plan) {
-    let Some(mut control) = ready::control_plane(plan).await else { return };
+/// Suspends what runs. False when no control plane answered in all that time. A checkpoint that fails leaves its
+/// actor running and is worth another try, as long as there is time.
+async fn suspend_all(plan: &Plan) -> bool {
     let end = Instant::now() + plan.args.drain;
-    let mut suspended = 0;
-    for attempt in 1.. {
+    let (mut suspended, mut attempt) = (0, 0);
+    loop {
         let left = end.saturating_duration_since(Instant::now());
-        let progress = match timeout(left + MARGIN, drain(&mut control, left)).await {
-            Ok(Ok(progress)) => progress,
-            Ok(Err(error)) => {
-                let why = error.message();
-                return say(&format!("stopping: actors could not be suspended: {why}"));
+        let Some(progress) = timeout(left + MARGIN, drain(plan, left)).await.ok().flatten() else {
+            if Instant::now() >= end {
+                return false;
             }
-            Err(_) => return say("stopping: the control plane does not suspend in time"),
+            sleep(PAUSE).await;
+            continue;
         };
+        attempt += 1;
         suspended += progress.suspended;
         match progress.remaining + progress.failed {
-            0 if suspended == 0 => return,
-            0 => return say(&format!("stopping: {} suspended", actors(suspended))),
+            0 if suspended == 0 => return true,
+            0 => {
+                say(&format!("stopping: {} suspended", actors(suspended)));
+                return true;
+            }
             failed if attempt == TRIES || Instant::now() >= end => {
-                return say(&format!(
+                say(&format!(
                     "stopping: {} suspended, {} not: 'reveille events -A' tells why; they wake from \
                      their snapshots before",
                     actors(suspended),
                     actors(failed)
                 ));
+                return true;
             }
             _ => sleep(PAUSE).await,
         }
@@ -92,17 +112,19 @@ fn actors(count: u32) -> String {
     if count == 1 { "1 actor".into() } else { format!("{count} actors") }
 }
 
-async fn drain(control: &mut Control, left: Duration) -> Result<DrainProgress, tonic::Status> {
+/// One try; nothing when the control plane does not answer to its end.
+async fn drain(plan: &Plan, left: Duration) -> Option<DrainProgress> {
+    let mut control = ready::control_plane(plan).await?;
     let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-    let mut stream = control.drain(DrainRequest { deadline_ms }).await?.into_inner();
+    let mut stream = control.drain(DrainRequest { deadline_ms }).await.ok()?.into_inner();
     let mut last = DrainProgress::default();
-    while let Some(progress) = stream.message().await? {
+    while let Some(progress) = stream.message().await.ok()? {
         if progress.remaining > 0 && progress.remaining != last.remaining {
             say(&format!("stopping: {} to suspend", actors(progress.remaining)));
         }
         last = progress;
     }
-    Ok(last)
+    Some(last)
 }
 
 /// What the parts leave in the run directory; folders only when they are empty.

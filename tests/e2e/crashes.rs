@@ -124,6 +124,25 @@ async fn a_killed_up_takes_its_roles_along_and_the_next_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_without_a_control_plane_leaves_what_runs_to_the_next_up() {
+    if !machine_can_run_it("Ctrl-C without a control plane") {
+        return;
+    }
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    let mut options = Options::new(manifests);
+    options.extra = vec!["--drain".into(), "1s".into()];
+    let mut cluster = Cluster::start(options).await;
+    let first = cluster.client.get(COUNTER, "/").await.count();
+    processes::signal(cluster.pid_of("controlplane").expect("it runs"), Signal::SIGSTOP);
+    cluster.ctrl_c().await;
+    cluster.up().await;
+    let after = answers_again(&cluster, "up").await;
+    assert_eq!((after.count, &after.nonce), (2, &first.nonce));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_that_dies_is_seen_and_the_next_request_wakes_the_last_snapshot() {
     if !machine_can_run_it("sandbox death") {
         return;
