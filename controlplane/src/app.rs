@@ -39,6 +39,8 @@ use token::{RequireToken, Token};
 
 /// Deleted actors are remembered for so long.
 const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often to look for those that may be forgotten.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Largest message from a node agent: an inventory may be long.
 const MAX_MESSAGE: usize = 64 << 20;
 /// Finds peers that vanished without a word.
@@ -173,8 +175,8 @@ impl Config {
 async fn start(config: &Config, records: Records, dial: Dial) -> Result<Arc<Fleet>, store::Error> {
     let (clock, timings) = (Clock::default(), config.timings);
     let tasks = Tasks::default();
-    let horizon = unix_ms().saturating_sub(crate::clock::millis(TOMBSTONES));
-    records.forget_deleted_before(horizon).await?;
+    forget_deleted(&records).await?;
+    tasks.spawn("tombstones", forget_daily(records.clone()));
     let (events, log) = Events::open(records.clone())?;
     tasks.spawn("event log", log.run());
     Fleet::start(Parts {
@@ -189,6 +191,21 @@ async fn start(config: &Config, records: Records, dial: Dial) -> Result<Arc<Flee
         timings,
     })
     .await
+}
+
+async fn forget_deleted(records: &Records) -> Result<(), store::Error> {
+    let horizon = unix_ms().saturating_sub(crate::clock::millis(TOMBSTONES));
+    records.forget_deleted_before(horizon).await
+}
+
+/// Never ends.
+async fn forget_daily(records: Records) {
+    loop {
+        tokio::time::sleep(DAY).await;
+        if let Err(error) = forget_deleted(&records).await {
+            tracing::warn!(%error, "deleted actors are not forgotten yet");
+        }
+    }
 }
 
 impl App {

@@ -93,7 +93,7 @@ pub(crate) struct Driver {
     wakes: Wakes,
     downs: Downs,
     errands: JoinSet<Done>,
-    /// Deletions of snapshots: the next activation waits for them.
+    /// Deletions of snapshots: the next activation or checkpoint waits for them.
     collecting: JoinSet<()>,
     commits: FuturesOrdered<Commit>,
     timers: Timers,
@@ -101,6 +101,10 @@ pub(crate) struct Driver {
     request: Option<placement::Request>,
     /// When the wake under way began.
     woken_at: Option<Instant>,
+    /// When that wake was given its worker.
+    placed_at: Option<Instant>,
+    /// Turns true when the node is being asked for the checkpoint under way.
+    suspending: Option<watch::Receiver<bool>>,
     checkpoint_failures: u32,
     not_before: Option<Moment>,
     deleted: bool,
@@ -159,6 +163,8 @@ impl Driver {
             grant: None,
             request: None,
             woken_at: None,
+            placed_at: None,
+            suspending: None,
             checkpoint_failures: 0,
             not_before: None,
             deleted: false,
@@ -407,6 +413,7 @@ impl Driver {
             (_, Phase::Placing) if was != Phase::Placing => {
                 self.woken_at = Some(Instant::now());
             }
+            (Phase::Placing, Phase::Starting) => self.placed_at = Some(Instant::now()),
             (Phase::Starting, Phase::Running) => {
                 if let Some(activation) = record.life.activation() {
                     let kind = WokenBy::from(&activation.source);
@@ -442,7 +449,7 @@ impl Driver {
 
     async fn remove(&mut self) -> Result<(), store::Error> {
         self.fleet.records.remove_actor(&self.record, self.expect, unix_ms()).await?;
-        self.fleet.events.forget(&self.record.key);
+        self.fleet.events.forget(&self.record.key).await;
         self.fleet.routers.forget(&self.record.key);
         self.deleted = true;
         self.publish();
@@ -484,7 +491,7 @@ impl Driver {
         let limits = timers::Limits {
             template: &self.template.spec,
             timings: &self.fleet.timings,
-            woken_at: self.woken_at,
+            placed_at: self.placed_at,
             last_waiter: self.wakes.last_deadline(),
         };
         self.timers.arm(deadline, &limits);

@@ -27,6 +27,9 @@ use crate::{
     store::records::Records,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Events kept of all actors.
 const RING: u64 = 10_000;
 /// Events kept of each actor.
@@ -112,9 +115,10 @@ impl Events {
         }
     }
 
-    /// The actor is gone, and its own history with it.
-    pub fn forget(&self, actor: &ActorKey) {
-        let _ = self.queue.try_send(Entry::Forget(actor.clone()));
+    /// The actor is gone, and its own history with it. Waits for room: another actor of its name must not inherit it.
+    pub async fn forget(&self, actor: &ActorKey) {
+        // Without the log's task there is nothing to wait for.
+        let _ = self.queue.send(Entry::Forget(actor.clone())).await;
     }
 
     /// Every event from now on.

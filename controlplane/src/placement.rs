@@ -96,6 +96,8 @@ struct Inner {
     /// When a worker was last freed, as a count of all that were.
     freed: HashMap<String, u64>,
     frees: u64,
+    /// No worker was unoccupied when somebody last looked, and none has come free or been added since.
+    full: bool,
 }
 
 /// A worker promised to a wake. Dropped, it is free again; [`Grant::take`] keeps it.
@@ -137,6 +139,9 @@ impl Placement {
         let (grant, granted) = oneshot::channel();
         {
             let mut inner = self.inner();
+            if inner.waiting() >= QUEUE {
+                inner.forget_gone();
+            }
             if inner.waiting() >= QUEUE {
                 return None;
             }
@@ -189,6 +194,7 @@ impl Placement {
         if inner.occupants.get(&place.worker).is_some_and(gone) {
             inner.occupants.remove(&place.worker);
             inner.frees += 1;
+            inner.full = false;
             let nth = inner.frees;
             inner.freed.insert(place.worker.clone(), nth);
             drop(inner);
@@ -198,13 +204,20 @@ impl Placement {
 
     /// Replaces the pools.
     pub fn set_pools(self: &Arc<Self>, pools: BTreeMap<String, WorkerPoolSpec>) {
-        self.inner().pools = pools;
+        {
+            let mut inner = self.inner();
+            (inner.pools, inner.full) = (pools, false);
+        }
         self.pump();
     }
 
     /// A node is ready.
     pub fn node_up(self: &Arc<Self>, node: &str, slots: NodeSlots) {
-        self.inner().nodes.insert(node.to_owned(), slots);
+        {
+            let mut inner = self.inner();
+            inner.nodes.insert(node.to_owned(), slots);
+            inner.full = false;
+        }
         self.pump();
     }
 
@@ -248,6 +261,14 @@ impl Inner {
         self.queues.iter().map(|(_, queue)| queue.len()).sum()
     }
 
+    /// Those who stopped waiting leave.
+    fn forget_gone(&mut self) {
+        for (_, queue) in &mut self.queues {
+            queue.retain(|waiting| !waiting.grant.is_closed());
+        }
+        self.queues.retain(|(_, queue)| !queue.is_empty());
+    }
+
     /// Reserves free workers. True when somebody still waits.
     fn assign(&mut self, placement: &Arc<Placement>) -> (Vec<(Waiting, Grant)>, bool) {
         let mut grants = Vec::new();
@@ -268,10 +289,12 @@ impl Inner {
 
     /// The next wake, by turns, for which a worker is free.
     fn assign_one(&mut self) -> Option<(Waiting, Place)> {
-        for (_, queue) in &mut self.queues {
-            queue.retain(|waiting| !waiting.grant.is_closed());
+        // Most of the time there is none, and then those who wait must not be gone through for each that joins them.
+        self.full = self.full || !self.any_free();
+        if self.full {
+            return None;
         }
-        self.queues.retain(|(_, queue)| !queue.is_empty());
+        self.forget_gone();
         let (turn, at, place) = self.queues.iter().enumerate().find_map(|(turn, (_, queue))| {
             let found = queue
                 .iter()

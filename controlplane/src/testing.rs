@@ -65,6 +65,8 @@ pub(crate) struct FakeNode {
     /// While false, activations and checkpoints take for ever.
     pub(crate) starts: watch::Sender<bool>,
     pub(crate) commits: watch::Sender<bool>,
+    /// Calls of this verb are under way and do not arrive.
+    pub(crate) held: watch::Sender<&'static str>,
 }
 
 #[derive(Default)]
@@ -112,16 +114,85 @@ impl NodeState {
 impl FakeNode {
     pub(crate) fn new() -> Arc<Self> {
         let (starts, commits) = (watch::channel(true).0, watch::channel(true).0);
-        Arc::new(Self { state: Arc::default(), starts, commits })
+        Arc::new(Self { state: Arc::default(), starts, commits, held: watch::channel("").0 })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, NodeState> {
         self.state.lock().unwrap()
     }
 
+    /// A call that arrives when its verb is not held.
+    fn delivered<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        call: impl FnOnce(&Self) -> Reply<T> + Send + 'static,
+    ) -> Reply<T> {
+        let mut held = self.held.subscribe();
+        let node = Self {
+            state: Arc::clone(&self.state),
+            starts: self.starts.clone(),
+            commits: self.commits.clone(),
+            held: self.held.clone(),
+        };
+        async move {
+            let _ = held.wait_for(|held| *held != verb).await;
+            let reply = call(&node);
+            reply.await
+        }
+        .boxed()
+    }
+
     /// The process of an actor dies; nothing is told.
     pub(crate) fn kill(&self, key: &ActorKey) {
         self.state().activations.remove(key);
+    }
+}
+
+impl FakeNode {
+    fn suspend_now(&self, request: proto::SuspendRequest) -> Reply<proto::SuspendReply> {
+        let key = actor_of(&request.actor);
+        let mut state = self.state();
+        if let Err(status) = state.enter("suspend", &key, request.epoch) {
+            return async { Err(status) }.boxed();
+        }
+        let known = state.suspends.contains_key(&request.snapshot);
+        if !known && !state.activations.contains_key(&key) {
+            return async { Err(Status::not_found("no such activation")) }.boxed();
+        }
+        let joined = state.suspends.get(&request.snapshot).map(watch::Sender::subscribe);
+        let mut outcome = match joined {
+            Some(outcome) => outcome,
+            None => {
+                let (tell, outcome) = watch::channel(None);
+                state.suspends.insert(request.snapshot.clone(), tell);
+                let (resume, resumed) = watch::channel(false);
+                let id = request.snapshot.clone();
+                state.resume.insert((key.clone(), request.epoch), (resume, id));
+                drop(state);
+                let shared = Arc::clone(&self.state);
+                let commits = self.commits.subscribe();
+                task::detach("fake checkpoint", checkpoint(shared, commits, resumed, request));
+                outcome
+            }
+        };
+        async move {
+            let told = outcome.wait_for(Option::is_some).await.unwrap();
+            told.clone().unwrap().map_err(Status::from)
+        }
+        .boxed()
+    }
+
+    fn destroy_now(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply> {
+        let key = actor_of(&request.actor);
+        let mut state = self.state();
+        let entered = state.enter("destroy", &key, request.epoch);
+        if entered.is_ok() {
+            // What is being made now ends up below the fence.
+            state.activations.remove(&key);
+            let fence = state.highest.entry(key).or_default();
+            *fence = (*fence).max(request.epoch);
+        }
+        async move { entered.map(|()| proto::DestroyReply {}) }.boxed()
     }
 }
 
@@ -184,36 +255,7 @@ impl Agent for FakeNode {
     }
 
     fn suspend(&self, request: proto::SuspendRequest) -> Reply<proto::SuspendReply> {
-        let key = actor_of(&request.actor);
-        let mut state = self.state();
-        if let Err(status) = state.enter("suspend", &key, request.epoch) {
-            return async { Err(status) }.boxed();
-        }
-        let known = state.suspends.contains_key(&request.snapshot);
-        if !known && !state.activations.contains_key(&key) {
-            return async { Err(Status::not_found("no such activation")) }.boxed();
-        }
-        let joined = state.suspends.get(&request.snapshot).map(watch::Sender::subscribe);
-        let mut outcome = match joined {
-            Some(outcome) => outcome,
-            None => {
-                let (tell, outcome) = watch::channel(None);
-                state.suspends.insert(request.snapshot.clone(), tell);
-                let (resume, resumed) = watch::channel(false);
-                let id = request.snapshot.clone();
-                state.resume.insert((key.clone(), request.epoch), (resume, id));
-                drop(state);
-                let shared = Arc::clone(&self.state);
-                let commits = self.commits.subscribe();
-                task::detach("fake checkpoint", checkpoint(shared, commits, resumed, request));
-                outcome
-            }
-        };
-        async move {
-            let told = outcome.wait_for(Option::is_some).await.unwrap();
-            told.clone().unwrap().map_err(Status::from)
-        }
-        .boxed()
+        self.delivered("suspend", move |node| node.suspend_now(request))
     }
 
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {
@@ -239,16 +281,7 @@ impl Agent for FakeNode {
     }
 
     fn destroy(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply> {
-        let key = actor_of(&request.actor);
-        let mut state = self.state();
-        let entered = state.enter("destroy", &key, request.epoch);
-        if entered.is_ok() {
-            // What is being made now ends up below the fence.
-            state.activations.remove(&key);
-            let fence = state.highest.entry(key).or_default();
-            *fence = (*fence).max(request.epoch);
-        }
-        async move { entered.map(|()| proto::DestroyReply {}) }.boxed()
+        self.delivered("destroy", move |node| node.destroy_now(request))
     }
 
     fn inventory(&self) -> Reply<proto::Inventory> {
@@ -269,12 +302,14 @@ impl Agent for FakeNode {
         &self,
         request: proto::DeleteSnapshotsRequest,
     ) -> Reply<proto::DeleteSnapshotsReply> {
-        let mut state = self.state();
-        state.snapshots.retain(|s| s.actor != request.actor || request.keep.contains(&s.id));
-        if request.everything {
-            state.highest.remove(&actor_of(&request.actor));
-        }
-        async { Ok(proto::DeleteSnapshotsReply {}) }.boxed()
+        self.delivered("delete", move |node| {
+            let mut state = node.state();
+            state.snapshots.retain(|s| s.actor != request.actor || request.keep.contains(&s.id));
+            if request.everything {
+                state.highest.remove(&actor_of(&request.actor));
+            }
+            async { Ok(proto::DeleteSnapshotsReply {}) }.boxed()
+        })
     }
 
     fn logs(

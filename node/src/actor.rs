@@ -10,9 +10,9 @@
 //!     └──────────── Destroying ◀──────┘
 //! ```
 //!
-//! While an operation is under way the driver goes on listening: a repeated call joins it, Resume cancels a suspend,
-//! Destroy and a higher epoch cancel an activation, and everything else waits its turn. A caller that goes away changes
-//! nothing. Each operation is refused if its epoch is lower than the highest one seen ([`Fence`]).
+//! While an operation is under way the driver goes on listening: a repeated call joins it, Resume and Destroy cancel
+//! a suspend, Destroy and a higher epoch cancel an activation, and everything else waits its turn. A caller that goes
+//! away changes nothing. Each operation is refused if its epoch is lower than the highest one seen ([`Fence`]).
 
 mod activate;
 mod suspend;
@@ -150,7 +150,11 @@ impl Driver {
         (handle, driver)
     }
 
-    pub(crate) async fn run(mut self) {
+    /// `release` lets it end when it knows nothing of the actor any more.
+    pub(crate) async fn run(
+        mut self,
+        release: impl Fn(&ActorKey, &mpsc::Receiver<Command>) -> bool,
+    ) {
         loop {
             match self.next().await {
                 Event::Command(command) => self.command(command).await,
@@ -161,6 +165,10 @@ impl Driver {
                 Event::Stop => return,
             }
             self.publish();
+            let idle = matches!(self.stage, Stage::Empty) && self.backlog.is_empty();
+            if idle && self.fence == Fence::default() && release(&self.actor, &self.commands) {
+                return;
+            }
         }
     }
 
@@ -199,6 +207,10 @@ impl Driver {
             Command::Suspend(request, reply) => self.suspend(request, reply),
             Command::Resume(epoch, reply) => self.resume(epoch, reply),
             Command::Destroy(epoch, reply) => self.destroy(epoch, reply),
+            // A snapshot under way outlives the node's end.
+            Command::DestroyAny(reply) if matches!(self.stage, Stage::Suspending { .. }) => {
+                self.defer(Command::DestroyAny(reply));
+            }
             Command::DestroyAny(reply) => self.destroy(self.fence.epoch, reply),
             Command::DeleteSnapshots { keep, everything, reply } => {
                 self.delete_snapshots(keep, everything, reply).await;
@@ -320,8 +332,10 @@ impl Driver {
             }
             SuspendEnd::Lost(error) => {
                 self.end_activation(request.epoch);
-                self.core.report_exit(&self.actor, request.epoch, error.to_string());
-                (Err(error), false)
+                self.core.report_exit(&self.actor, request.epoch, error);
+                // Anything else would mean that it serves on.
+                let (actor, epoch) = (self.actor.clone(), request.epoch);
+                (Err(OpError::NotRunning { actor, epoch }), false)
             }
         };
         for waiter in waiters {
@@ -362,8 +376,10 @@ impl Driver {
                 self.backlog.push_front(Command::Destroy(epoch, reply));
             }
             stage => {
-                if let Stage::Activating { cancel, .. } = stage {
-                    cancel.cancel();
+                match stage {
+                    Stage::Activating { cancel, .. } => cancel.cancel(),
+                    Stage::Suspending { gate, .. } => gate.cancel(),
+                    _ => {}
                 }
                 self.defer(Command::Destroy(epoch, reply));
             }

@@ -2,12 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::future::join_all;
 use reveille_api::{ActorKey, Failure, proto, task};
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,18 +23,39 @@ use crate::{
 pub(crate) struct Actors {
     core: Arc<Core>,
     stop: CancellationToken,
-    table: Mutex<Table>,
+    handles: Arc<Handles>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
+/// The ways to the drivers.
 #[derive(Default)]
-struct Table {
-    handles: HashMap<ActorKey, Handle>,
-    tasks: JoinSet<()>,
+struct Handles(Mutex<HashMap<ActorKey, Handle>>);
+
+impl Handles {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ActorKey, Handle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a driver go that knows nothing, unless a command is on its way to it. Handles are cloned under the lock
+    /// only: when this one is the last, there is none, and the next caller gets a new driver.
+    fn release(&self, actor: &ActorKey, commands: &mpsc::Receiver<Command>) -> bool {
+        let mut handles = self.lock();
+        let released = commands.sender_strong_count() == 1 && commands.is_empty();
+        if released {
+            handles.remove(actor);
+        }
+        released
+    }
 }
 
 impl Actors {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core, stop: CancellationToken::new(), table: Mutex::default() }
+        Self {
+            core,
+            stop: CancellationToken::new(),
+            handles: Arc::default(),
+            tasks: Mutex::default(),
+        }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -45,7 +69,7 @@ impl Actors {
         fence: Fence,
         activation: Option<Box<Activation>>,
     ) {
-        self.start(&mut self.lock(), actor, fence, activation);
+        self.start(&mut self.handles.lock(), actor, fence, activation);
     }
 
     /// Has the actor's driver do something, and waits for its answer.
@@ -57,13 +81,15 @@ impl Actors {
         let (reply, answer) = oneshot::channel();
         let handle = self.handle(actor)?;
         handle.commands.send(command(reply)).await.map_err(|_| OpError::Stopping)?;
+        // One that is held keeps the driver.
+        drop(handle);
         answer.await.map_err(|_| OpError::Stopping)?
     }
 
     /// What is really on this node.
     pub(crate) fn inventory(&self) -> proto::Inventory {
         let (mut activations, mut epochs) = (Vec::new(), Vec::new());
-        for (actor, handle) in &self.lock().handles {
+        for (actor, handle) in self.handles.lock().iter() {
             let view = handle.view();
             activations.extend(view.activation);
             let epoch = view.fence.epoch.0;
@@ -77,8 +103,8 @@ impl Actors {
 
     /// Actors with an activation.
     pub(crate) fn active(&self) -> Vec<ActorKey> {
-        let table = self.lock();
-        let active = table.handles.iter().filter(|(_, handle)| handle.view().activation.is_some());
+        let handles = self.handles.lock();
+        let active = handles.iter().filter(|(_, handle)| handle.view().activation.is_some());
         active.map(|(actor, _)| actor.clone()).collect()
     }
 
@@ -96,7 +122,7 @@ impl Actors {
     /// Lets every driver finish its operation, and ends it.
     pub(crate) async fn stop(&self) {
         self.stop.cancel();
-        let mut tasks = std::mem::take(&mut self.lock().tasks);
+        let mut tasks = std::mem::take(&mut *self.tasks());
         while tasks.join_next().await.is_some() {}
     }
 
@@ -104,29 +130,33 @@ impl Actors {
         if self.stop.is_cancelled() {
             return Err(OpError::Stopping);
         }
-        let mut table = self.lock();
-        if let Some(handle) = table.handles.get(actor) {
+        let mut handles = self.handles.lock();
+        if let Some(handle) = handles.get(actor) {
             return Ok(handle.clone());
         }
-        Ok(self.start(&mut table, actor.clone(), Fence::default(), None))
+        Ok(self.start(&mut handles, actor.clone(), Fence::default(), None))
     }
 
     fn start(
         &self,
-        table: &mut Table,
+        handles: &mut HashMap<ActorKey, Handle>,
         actor: ActorKey,
         fence: Fence,
         activation: Option<Box<Activation>>,
     ) -> Handle {
         let (core, stop) = (self.core.clone(), self.stop.clone());
         let (handle, driver) = Driver::new(core, actor.clone(), fence, activation, stop);
-        task::spawn(&mut table.tasks, "actor", driver.run());
-        table.handles.insert(actor, handle.clone());
+        let all = Arc::clone(&self.handles);
+        let run = driver.run(move |actor, commands| all.release(actor, commands));
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        task::spawn(&mut tasks, "actor", run);
+        handles.insert(actor, handle.clone());
         handle
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

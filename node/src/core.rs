@@ -185,7 +185,7 @@ fn allowed(path: &Path, allow: &[PathBuf]) -> Result<PathBuf, String> {
     }
     let dirs = allow.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
     Err(format!(
-        "the rootfs directory {shown} is outside of what this node allows ({dirs}): start the node with --rootfs-allow for it"
+        "the rootfs directory {shown} is outside of what this node allows ({dirs}): start the node with --allow-rootfs for it"
     ))
 }
 

@@ -139,7 +139,8 @@ impl Records {
         Self { root: root.into() }
     }
 
-    /// Every record. A file that cannot be read is an error: its fence would be lost.
+    /// Every record that says something. Files are not synced, so a power loss can leave an empty one: it stands for no
+    /// activation and no fence, which the control plane holds too. What cannot be read at all is an error.
     pub(crate) fn load(&self) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for namespace in files::names(&self.root)? {
@@ -149,7 +150,14 @@ impl Records {
                 let context = |error: io::Error| {
                     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
                 };
-                records.extend(files::read_json(&path).map_err(context)?);
+                match files::read_json(&path) {
+                    Ok(record) => records.extend(record),
+                    Err(error) if undecodable(&error) => {
+                        let path = path.display();
+                        tracing::error!(%path, %error, "a record that says nothing is passed over");
+                    }
+                    Err(error) => return Err(context(error)),
+                }
             }
         }
         Ok(records)
@@ -173,6 +181,11 @@ impl Records {
     fn path(&self, actor: &ActorKey) -> PathBuf {
         self.root.join(actor.namespace()).join(format!("{}.json", actor.name()))
     }
+}
+
+/// Read, but no record.
+fn undecodable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]
@@ -227,5 +240,25 @@ mod tests {
         records.remove(&a.actor).unwrap();
         records.remove(&a.actor).unwrap();
         assert_eq!(records.load().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_decoded_is_passed_over_until_it_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        let record = |name| Record {
+            actor: ActorKey::new("a", name).unwrap(),
+            fence: Fence { epoch: Epoch(2), ended: true },
+            activation: None,
+        };
+        records.save(&record("whole")).unwrap();
+        for (name, text) in
+            [("empty", ""), ("cut", "{\"actor\":"), ("other", "[1]"), ("zeros", "\0\0")]
+        {
+            std::fs::write(dir.path().join(format!("a/{name}.json")), text).unwrap();
+        }
+        assert_eq!(records.load().unwrap(), [record("whole")]);
+        records.save(&record("empty")).unwrap();
+        assert_eq!(records.load().unwrap().len(), 2);
     }
 }

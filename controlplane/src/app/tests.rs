@@ -346,3 +346,28 @@ async fn metrics_are_there_from_the_start_and_reflection_names_the_services() {
     assert!(list.service.iter().any(|service| service.name == "reveille.v1.Control"));
     rig.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn deleted_actors_are_forgotten_while_it_runs() {
+    use crate::{
+        record::ActorRecord,
+        store::{Collection, Expect, Store, memory::MemoryStore},
+    };
+    let store = Arc::new(MemoryStore::default());
+    let records = Records::new(Arc::clone(&store) as _);
+    let tasks = Tasks::default();
+    tasks.spawn("tombstones", forget_daily(records.clone()));
+    for (name, deleted_unix_ms) in [("old", 1), ("new", unix_ms())] {
+        let record = ActorRecord::new(crate::testing::key(name), "t".into(), 0);
+        records.remove_actor(&record, Expect::Anything, deleted_unix_ms).await.unwrap();
+    }
+    let left = || {
+        let tombs = store.list(Collection::Tombstones, "").unwrap();
+        tombs.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    tokio::time::sleep(DAY - Duration::from_secs(1)).await;
+    assert_eq!(left().len(), 2);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(left(), ["demo/new"]);
+    tasks.stop().await;
+}

@@ -1,24 +1,29 @@
 //! Carries out what a transition asks for. Nothing here waits: what takes time becomes an errand.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
+use futures::FutureExt;
 use reveille_api::{ActorKey, Epoch, Failure, Reason, manifest::template::Protocol, proto, task};
-use tokio::time::Instant;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use super::{Done, Driver, Served, Waiter};
 use crate::{
     clock::millis,
+    fleet::Fleet,
     lifecycle::{
         Actor, Cause, Effect, Event, Phase, Place, Serving, Snapshot, Source, State, StayedUp,
     },
-    nodes::call::Refusal,
+    nodes::{Agent, call::Refusal},
     placement::{Request, Status},
     record::Phases,
 };
 
 /// A failed checkpoint doubles the wait for the next one, this often.
 const MAX_DOUBLINGS: u32 = 5;
-/// How long an activation waits for snapshots that are being deleted.
+/// How long an activation or a checkpoint waits for snapshots that are being deleted.
 const COLLECT: Duration = Duration::from_secs(5);
 
 /// The first term of the present epoch that a router may still use; nothing when no binding can be valid.
@@ -56,7 +61,7 @@ impl Driver {
                 self.fleet.routers.revoke(&self.record.key, epoch, term);
             }
             Effect::Suspend(epoch, place, snapshot) => self.suspend(epoch, place, snapshot),
-            Effect::Resume(epoch, place, snapshot) => self.resume(epoch, place, snapshot),
+            Effect::Resume(epoch, place) => self.resume(epoch, place),
             Effect::Destroy(epoch, place) => self.destroy(epoch, place),
             Effect::Free(epoch, place) => {
                 self.fleet.placement.free(&place, &self.record.key, epoch);
@@ -112,7 +117,7 @@ impl Driver {
         let limits = super::timers::Limits {
             template: &self.template.spec,
             timings: &self.fleet.timings,
-            woken_at: self.woken_at,
+            placed_at: self.placed_at,
             last_waiter: None,
         };
         let until = limits.start();
@@ -127,10 +132,9 @@ impl Driver {
         };
         let h2c = self.template.spec.protocol == Protocol::H2c;
         let (nodes, key) = (Arc::clone(&self.fleet.nodes), self.record.key.clone());
-        let mut collecting = std::mem::take(&mut self.collecting);
+        let collected = self.collected();
         task::spawn(&mut self.errands, "activate", async move {
-            let collected = async { while collecting.join_next().await.is_some() {} };
-            let _ = tokio::time::timeout(COLLECT, collected).await;
+            collected.await;
             let call = nodes.call(&place.node, |agent| {
                 let left = until.saturating_duration_since(Instant::now());
                 agent.activate(proto::ActivateRequest {
@@ -183,9 +187,25 @@ impl Driver {
             deadline_ms: millis(self.fleet.timings.checkpoint),
         };
         let nodes = Arc::clone(&self.fleet.nodes);
+        // What is being deleted was chosen before this snapshot had a name.
+        let collected = self.collected();
+        let (sent, suspending) = watch::channel(false);
+        self.suspending = Some(suspending);
         task::spawn(&mut self.errands, "suspend", async move {
             use proto::suspend_reply::Outcome;
-            let call = nodes.call(&place.node, |agent| agent.suspend(request.clone()));
+            collected.await;
+            let call = nodes.call(&place.node, |agent| {
+                let (mut reply, sent) = (agent.suspend(request.clone()), sent.clone());
+                async move {
+                    let at_once = futures::poll!(&mut reply);
+                    sent.send_replace(true);
+                    match at_once {
+                        Poll::Ready(reply) => reply,
+                        Poll::Pending => reply.await,
+                    }
+                }
+                .boxed()
+            });
             let failed =
                 |message: String| Event::CheckpointFailed { epoch, snapshot: id.clone(), message };
             Done::Event(match call.await {
@@ -206,18 +226,20 @@ impl Driver {
         });
     }
 
-    /// Only a success decides here; otherwise the reply of the suspend does.
-    fn resume(&mut self, epoch: Epoch, place: Place, id: String) {
+    /// Only asks, once the suspend has been sent: how it ends is told by the reply of the suspend. A resume that
+    /// overtakes it on the way calls nothing off, and the snapshot is still committed.
+    fn resume(&mut self, epoch: Epoch, place: Place) {
         let reference =
             proto::ActivationRef { actor: Some((&self.record.key).into()), epoch: epoch.0 };
         let nodes = Arc::clone(&self.fleet.nodes);
+        let suspending = self.suspending.clone();
         task::spawn(&mut self.errands, "resume", async move {
-            match nodes.call(&place.node, |agent| agent.resume(reference.clone())).await {
-                Ok(proto::ResumeReply { resumed: true }) => {
-                    Done::Event(Event::Resumed { epoch, snapshot: id })
-                }
-                Ok(proto::ResumeReply { resumed: false }) | Err(_) => Done::Nothing,
+            if let Some(mut sent) = suspending {
+                // An error says that the suspend has been answered already.
+                let _ = sent.wait_for(|sent| *sent).await;
             }
+            let _ = nodes.call(&place.node, |agent| agent.resume(reference.clone())).await;
+            Done::Nothing
         });
     }
 
@@ -225,9 +247,15 @@ impl Driver {
         let key = self.record.key.clone();
         let fleet = &self.fleet;
         fleet.placement.occupy(&place, &key, epoch, Status::Cleaning);
-        let (nodes, placement) = (Arc::clone(&fleet.nodes), Arc::clone(&fleet.placement));
-        fleet.tasks.spawn("clean", async move {
-            nodes.clean(placement, place, key, epoch).await;
+        let deleting = self.record.life.phase() == Phase::Deleting;
+        let fleet = Arc::clone(fleet);
+        self.fleet.tasks.spawn("clean", async move {
+            let (placement, node) = (Arc::clone(&fleet.placement), place.node.clone());
+            fleet.nodes.clean(placement, place, key.clone(), epoch).await;
+            // A node that is told to destroy remembers the epoch: of a deleted actor it shall remember nothing.
+            if deleting && let Err(refusal) = delete_everything(&fleet, &node, &key).await {
+                tracing::warn!(actor = %key, node, ?refusal, "a node keeps a deleted actor");
+            }
         });
     }
 
@@ -257,6 +285,16 @@ impl Driver {
         });
     }
 
+    /// Takes over the deletions under way, and ends when they have.
+    fn collected(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let mut collecting = std::mem::take(&mut self.collecting);
+        async move {
+            let all = async { while collecting.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(COLLECT, all).await;
+        }
+    }
+
+    /// Goes on after the record is gone: a node that is busy with a checkpoint takes longer than deletion waits.
     fn purge(&mut self) {
         let (key, epoch) = (self.record.key.clone(), self.record.life.epoch);
         let life = &self.record.life;
@@ -269,10 +307,22 @@ impl Driver {
         // A node that is away finds out when it registers: nothing there is of an actor that exists.
         nodes.retain(|node| self.fleet.nodes.agent(node).is_some());
         let fleet = Arc::clone(&self.fleet);
-        task::spawn(&mut self.errands, "purge", async move {
+        let patience = fleet.timings.checkpoint * 2;
+        let (done, purged) = oneshot::channel();
+        self.fleet.tasks.spawn("purge", async move {
             let all = nodes.iter().map(|node| purge_node(&fleet, node, &key, epoch));
-            futures::future::join_all(all).await;
-            Done::Event(Event::Purged)
+            match tokio::time::timeout(patience, futures::future::join_all(all)).await {
+                // Nobody may be waiting any more.
+                Ok(_) => drop(done.send(())),
+                // What is left goes when the node registers the next time.
+                Err(_) => tracing::warn!(actor = %key, "a node keeps a deleted actor for long"),
+            }
+        });
+        task::spawn(&mut self.errands, "purge", async move {
+            match purged.await {
+                Ok(()) => Done::Event(Event::Purged),
+                Err(_) => Done::Nothing,
+            }
         });
     }
 
@@ -341,15 +391,33 @@ impl Driver {
     }
 }
 
-async fn purge_node(fleet: &crate::fleet::Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
-    let actor = Some(key.into());
-    let reference = proto::ActivationRef { actor: actor.clone(), epoch: epoch.0 };
+async fn purge_node(fleet: &Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
+    let reference = proto::ActivationRef { actor: Some(key.into()), epoch: epoch.0 };
     let destroyed = fleet.nodes.call(node, |agent| agent.destroy(reference.clone())).await;
-    let everything = proto::DeleteSnapshotsRequest { actor, keep: vec![], everything: true };
-    let deleted = fleet.nodes.call(node, |agent| agent.delete_snapshots(everything.clone())).await;
-    if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted.map(drop)) {
+    let deleted = delete_everything(fleet, node, key).await;
+    if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted) {
         tracing::warn!(actor = %key, node, ?refusal, "a node keeps something of a deleted actor");
     }
+}
+
+/// What a node has of a deleted actor besides an activation.
+async fn delete_everything(fleet: &Fleet, node: &str, key: &ActorKey) -> Result<(), Refusal> {
+    let actor = Some(key.into());
+    let everything = proto::DeleteSnapshotsRequest { actor, keep: vec![], everything: true };
+    let delete = |agent: Arc<dyn Agent>| {
+        // It may have been created anew meanwhile; asked before each try.
+        if is_going(fleet, key) {
+            agent.delete_snapshots(everything.clone())
+        } else {
+            async { Ok(proto::DeleteSnapshotsReply {}) }.boxed()
+        }
+    };
+    fleet.nodes.call(node, delete).await.map(drop)
+}
+
+/// True until there is another actor of this name.
+fn is_going(fleet: &Fleet, key: &ActorKey) -> bool {
+    fleet.view(key).is_ok_and(|view| view.is_none_or(|r| r.life.phase() == Phase::Deleting))
 }
 
 fn no_session() -> Failure {

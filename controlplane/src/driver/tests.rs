@@ -96,6 +96,24 @@ async fn a_wake_that_is_stuck_is_destroyed_and_its_worker_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_wait_for_a_worker_does_not_count_against_the_start() {
+    let extra = ", wake: {timeout: 2s}, readiness: {timeout: 3s}, idle: {keepWarm: true}";
+    let world = World::new(1, extra).await;
+    let (a, b) = (world.create("a").await, world.create("b").await);
+    world.wake(&a).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(world.waking(&b));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.record(&b).life.phase(), Phase::Placing);
+    world.fleet.down(&a, SUSPEND).await.unwrap().unwrap();
+    let last = waiting.last_mut().unwrap().join_next().await.unwrap().unwrap();
+    assert!(last.is_ok(), "{last:?}");
+    assert_eq!(world.epoch(&b), Epoch(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_restore_keeps_the_snapshot_and_the_next_request_tries_again() {
     let world = World::new(1, "").await;
     let key = world.create("a").await;

@@ -24,15 +24,16 @@ pub(super) struct Timers {
 pub(super) struct Limits<'a> {
     pub(super) template: &'a ActorTemplateSpec,
     pub(super) timings: &'a Timings,
-    pub(super) woken_at: Option<Instant>,
+    pub(super) placed_at: Option<Instant>,
     pub(super) last_waiter: Option<Instant>,
 }
 
 impl Limits<'_> {
     /// Callers are answered after the template's wake timeout. The activation itself may take as much longer as its
-    /// readiness may, so that what is slow, and not stuck, serves the next request.
+    /// readiness may, so that what is slow, and not stuck, serves the next request. How long it waited for a worker
+    /// does not count.
     pub(super) fn start(&self) -> Instant {
-        let begun = self.woken_at.unwrap_or_else(Instant::now);
+        let begun = self.placed_at.unwrap_or_else(Instant::now);
         begun + self.template.wake.timeout + self.template.readiness.timeout
     }
 

@@ -105,8 +105,7 @@ impl Actor {
                     return if more { Step::first(vec![]) } else { Step::nothing() };
                 }
                 let place = checkpointing.activation.place.clone();
-                let snapshot = checkpointing.snapshot.clone();
-                Step::first(vec![Effect::Resume(self.epoch, place, snapshot)])
+                Step::first(vec![Effect::Resume(self.epoch, place)])
             }
             State::Deleting(_) => Step::only(vec![refuse(deleted())]),
         }

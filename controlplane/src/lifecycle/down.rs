@@ -212,8 +212,7 @@ impl Actor {
             State::Checkpointing(c) if !c.resuming => {
                 c.resuming = true;
                 let place = c.activation.place.clone();
-                let snapshot = c.snapshot.clone();
-                Step::first(vec![Effect::Resume(self.epoch, place, snapshot)])
+                Step::first(vec![Effect::Resume(self.epoch, place)])
             }
             State::Checkpointing(c) => {
                 let message =

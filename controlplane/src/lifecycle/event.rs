@@ -251,8 +251,8 @@ pub enum Effect {
     Revoke(Epoch, u64),
     /// Ask the node for a snapshot of this name, and the end of the process.
     Suspend(Epoch, Place, String),
-    /// Ask the node to call that off.
-    Resume(Epoch, Place, String),
+    /// Ask the node to call that off; the suspend tells how it ended.
+    Resume(Epoch, Place),
     /// Ask the node, until it confirms, to destroy the activation; its worker is free then.
     Destroy(Epoch, Place),
     /// The node has confirmed that the activation is gone: its worker is free.

@@ -162,8 +162,9 @@ impl Actor {
             State::Checkpointing(c) => {
                 let place = c.activation.place.clone();
                 let mut effects = vec![Effect::Suspend(epoch, place.clone(), c.snapshot.clone())];
+                // In this order: there must be something to call off.
                 if c.resuming {
-                    effects.push(Effect::Resume(epoch, place, c.snapshot.clone()));
+                    effects.push(Effect::Resume(epoch, place));
                 }
                 Step::only(effects)
             }

@@ -159,7 +159,7 @@ fn a_wake_while_checkpointing_resumes_and_the_node_decides() {
     for resumed in [true, false] {
         let mut actor = checkpointing();
         let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
-        assert_eq!(step.effects, [Effect::Resume(Epoch(1), place(0), "s1-0".into())]);
+        assert_eq!(step.effects, [Effect::Resume(Epoch(1), place(0))]);
         assert_eq!(actor.apply(RULES, Event::Wake(Asker::Traffic)), Step::default(), "joined");
         if resumed {
             let snapshot = "s1-0".into();

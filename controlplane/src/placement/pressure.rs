@@ -70,11 +70,12 @@ impl Placement {
 
 impl Inner {
     fn victims(&mut self, now: Moment, idle: impl Fn(&ActorKey) -> Option<Moment>) -> Vec<Victim> {
+        self.forget_gone();
         // Workers that some waiting wake already counts on.
         let mut counted: HashSet<String> = HashSet::new();
         let mut victims = Vec::new();
         let waiting = self.queues.iter().flat_map(|(_, queue)| queue);
-        for waiting in waiting.filter(|waiting| !waiting.grant.is_closed()) {
+        for waiting in waiting {
             let suitable = self.suitable(&waiting.request);
             let workers = suitable.into_iter().flat_map(|(_, workers)| workers);
             let occupied: Vec<_> = workers

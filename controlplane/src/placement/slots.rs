@@ -75,6 +75,15 @@ impl Inner {
         suitable
     }
 
+    /// True when some worker of a ready node has no occupant, whoever may use it.
+    pub(super) fn any_free(&self) -> bool {
+        let mut ready = self.nodes.iter().filter(|(_, slots)| slots.ready);
+        ready.any(|(node, slots)| {
+            let mut workers = self.pooled(node, slots).into_iter();
+            workers.any(|(p, pool)| pool.is_some() && !self.occupants.contains_key(&p.worker))
+        })
+    }
+
     /// A free worker, on the node with the most of them: the one free for longest, because its node needs a moment
     /// to make a worker ready again.
     pub(super) fn free_for(&self, request: &Request) -> Option<Place> {

@@ -202,3 +202,58 @@ async fn one_victim_for_each_wake_that_nothing_is_coming_free_for() {
     assert!(poll!(&mut third).is_pending());
     assert_eq!(placement.victims(now, idle), [], "nobody is left");
 }
+
+#[tokio::test]
+async fn a_full_queue_is_cheap_and_those_who_left_make_room() {
+    let placement = placement(1);
+    let holder = request("demo", "holder");
+    let place = at_once(&placement, holder.clone()).unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..QUEUE {
+        let mut wake = Box::pin(placement.request(request("demo", &format!("a{n}"))));
+        assert!(poll!(&mut wake).is_pending());
+        waiting.push(wake);
+    }
+    let mut more = Box::pin(placement.request(request("demo", "more")));
+    assert!(matches!(poll!(&mut more), std::task::Poll::Ready(None)));
+    waiting.truncate(1);
+    let mut more = Box::pin(placement.request(request("demo", "more")));
+    assert!(poll!(&mut more).is_pending());
+    assert_eq!(placement.waiting(), 2);
+    placement.free(&place, &holder.actor, Epoch(1));
+    assert!(poll!(&mut waiting[0]).is_ready());
+    assert!(poll!(&mut more).is_ready(), "its grant was dropped");
+}
+
+#[tokio::test]
+async fn those_who_left_are_forgotten_while_no_worker_is_free() {
+    let placement = placement(1);
+    at_once(&placement, request("demo", "holder")).unwrap();
+    let mut gone = Box::pin(placement.request(request("demo", "gone")));
+    assert!(poll!(&mut gone).is_pending());
+    drop(gone);
+    placement.victims(Moment(0), |_| None);
+    assert_eq!(placement.waiting(), 0);
+}
+
+#[tokio::test]
+async fn one_who_waits_gets_what_a_new_node_or_pool_adds() {
+    let placement = placement(2);
+    let pool = |workers_per_node| WorkerPoolSpec {
+        labels: BTreeMap::new(),
+        node_selector: Selector::default(),
+        workers_per_node,
+    };
+    placement.set_pools([("p".to_owned(), pool(1))].into());
+    at_once(&placement, request("demo", "a")).unwrap();
+    let mut second = Box::pin(placement.request(request("demo", "b")));
+    assert!(poll!(&mut second).is_pending());
+    placement.set_pools([("p".to_owned(), pool(2))].into());
+    let std::task::Poll::Ready(Some(second)) = poll!(&mut second) else { panic!("it waits") };
+    let mut third = Box::pin(placement.request(request("demo", "c")));
+    assert!(poll!(&mut third).is_pending());
+    placement.node_up("n2", slots(1));
+    let std::task::Poll::Ready(Some(third)) = poll!(&mut third) else { panic!("it waits") };
+    assert_eq!(third.place().unwrap().node, "n2");
+    drop(second);
+}

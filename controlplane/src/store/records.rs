@@ -141,7 +141,9 @@ impl Records {
         for (key, record) in self.store.list(Collection::Tombstones, "")? {
             let tomb: Tombstone = decode(Collection::Tombstones, &key, &record)?;
             if tomb.deleted_unix_ms < unix_ms {
-                batch = batch.delete(Collection::Tombstones, key, Expect::Anything);
+                // Not one that was made anew meanwhile.
+                let expect = Expect::At { version: record.version, epoch: record.epoch };
+                batch = batch.delete(Collection::Tombstones, key, expect);
             }
         }
         self.store.commit(batch).await

@@ -31,8 +31,9 @@ use reveille_api::net::Address;
 use super::{Config, names};
 use crate::proto::{address, any, duration, uint32};
 
-/// An idle connection to an actor is closed after this; a suspended actor's are reset before.
-const ACTOR_IDLE: Duration = Duration::from_secs(60);
+/// An idle connection to an actor is closed after this, in order, so that few are left to be reset when the actor is
+/// suspended for idleness: a server whose connections were reset may not survive gVisor's restore.
+const ACTOR_IDLE: Duration = Duration::from_secs(2);
 /// Endpoints that were not used for so long are forgotten. They are never used again by another activation.
 const ACTOR_CLEANUP: Duration = Duration::from_secs(60);
 /// Limit of one connection attempt to a part of Reveille.

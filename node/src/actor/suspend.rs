@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use reveille_api::{ActorKey, Epoch, Failure, Reason, proto};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,7 @@ pub(super) enum SuspendEnd {
     /// Not possible: it serves.
     Failed(Box<Activation>, OpError),
     /// Not possible, and it could not be brought back either.
-    Lost(OpError),
+    Lost(String),
 }
 
 /// Lets either the commit or a cancellation through, whichever comes first.
@@ -142,7 +143,7 @@ pub(super) async fn suspend(
                 Stop::Cancelled => "it was to be resumed".into(),
                 Stop::Failed(why) => why,
             };
-            SuspendEnd::Lost(OpError::internal(format!("{error}; before that: {why}")))
+            SuspendEnd::Lost(format!("{error}; before that: {why}"))
         }
     }
 }
@@ -174,6 +175,7 @@ impl Descent<'_> {
         let ended = activation.lease.end_connections(record.endpoint).await;
         ended.map_err(|e| Stop::Failed(e.to_string()))?;
         self.check()?;
+
         let paused = core.runtime.pause(&record.sandbox).await;
         paused.map_err(|error| Stop::Failed(chain(&error)))?;
         self.check()?;
@@ -201,6 +203,9 @@ impl Descent<'_> {
 }
 
 /// Lets an activation serve again that was on its way down, however far it had come.
+///
+/// It serves even if that cannot be written down (the disk is full): a record that says `Suspending` of a snapshot that
+/// is not committed is brought back by the next agent too.
 pub(crate) async fn come_back(
     core: &Arc<Core>,
     actor: &ActorKey,
@@ -217,8 +222,15 @@ pub(crate) async fn come_back(
         tokio::time::sleep(PAUSE).await;
     }
     opened.map_err(|e| format!("the endpoint could not be given back: {e}"))?;
+    // runsc calls one running whose process is dead but not yet reaped.
+    if activation.process.exited().now_or_never().is_some() {
+        return Err("its process has ended".into());
+    }
     activation.record.phase = Phase::Serving;
-    save(core, actor, fence, activation)
+    if let Err(error) = save(core, actor, fence, activation) {
+        tracing::warn!(%actor, epoch = %activation.record.epoch, error, "the record of an actor that serves again was not written");
+    }
+    Ok(())
 }
 
 fn save(

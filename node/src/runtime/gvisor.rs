@@ -158,8 +158,9 @@ impl Gvisor {
         }
         let mut command = self.command(Path::new("/dev/null"));
         command.args(["state", id]).stdout(Stdio::piped());
-        let output =
-            self.launcher.spawn(command, false).await.ok()?.wait_with_output().await.ok()?;
+        // Killed when it is not waited for any more.
+        let child = self.launcher.spawn(command, true).await.ok()?;
+        let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.ok()?.ok()?;
         serde_json::from_slice::<State>(&output.stdout).ok().map(|state| state.status)
     }
 

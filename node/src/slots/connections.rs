@@ -20,6 +20,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
 };
 
 use nix::{
@@ -32,6 +33,8 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
+
+use tokio::time::Instant;
 
 use super::INSIDE;
 
@@ -63,7 +66,8 @@ const TCP: u8 = 6;
 const RST: u8 = 0x04;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// Rounds of [`end_all`]; each waits twice as long for answers as the one before, the first 2 ms: a second in all.
+/// Rounds of [`end_all`]; each takes twice as long as the one before, the first 2 ms: a second in all, however
+/// much the sandbox sends.
 const ROUNDS: u32 = 9;
 
 /// A connection as the sandbox sees it.
@@ -89,8 +93,8 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
             // A byte of payload, and a sequence number that matters to nobody.
             say(&mouth, *client, SocketAddrV4::new(INSIDE, *port), SYN, 0, &[0])?;
         }
-        setsockopt(&ear, ReceiveTimeout, &TimeVal::milliseconds(1 << round))?;
-        while let Some((flow, flags, sequence)) = hear(&ear)? {
+        let deadline = Instant::now() + Duration::from_millis(1 << round);
+        while let Some((flow, flags, sequence)) = hear(&ear, deadline)? {
             if !open.contains(&flow) {
                 continue;
             }
@@ -109,18 +113,23 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
     Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
 }
 
-/// The next packet of the sandbox: whose connection, which flags, which sequence number. `None` after a silence.
-fn hear(ear: &OwnedFd) -> io::Result<Option<(Flow, u8, u32)>> {
+/// The next packet of the sandbox: whose connection, which flags, which sequence number. `None` at the deadline.
+fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<(Flow, u8, u32)>> {
     let mut packet = [0; 128];
     loop {
+        let left = deadline.saturating_duration_since(Instant::now()).as_micros() as i64;
+        // A timeout of 0 would be none.
+        if left == 0 {
+            return Ok(None);
+        }
+        setsockopt(ear, ReceiveTimeout, &TimeVal::microseconds(left))?;
         match recv(ear.as_raw_fd(), &mut packet, MsgFlags::empty()) {
             Ok(length) => {
                 if let Some(heard) = from_sandbox(&packet[..length]) {
                     return Ok(Some(heard));
                 }
             }
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -315,6 +324,22 @@ mod tests {
         for length in 0..33 {
             assert_eq!(from_sandbox(&answer[..length]), None);
         }
+    }
+
+    #[test]
+    fn a_sandbox_that_never_stops_sending_does_not_make_a_round_longer() {
+        let (ear, mouth) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let ear = OwnedFd::from(ear);
+        let begin = Instant::now();
+        let flood = std::thread::spawn(move || {
+            // Ends with the ear.
+            while begin.elapsed() < Duration::from_secs(10) && mouth.send(&[0; 40]).is_ok() {}
+        });
+        assert_eq!(hear(&ear, begin + Duration::from_millis(30)).unwrap(), None);
+        let took = begin.elapsed();
+        drop(ear);
+        flood.join().unwrap();
+        assert!((30..5_000).contains(&took.as_millis()), "{took:?}");
     }
 
     #[test]

@@ -73,18 +73,18 @@ impl Ledger {
     /// The next port of a worker. Known to the disk before it is known to anybody else.
     pub(crate) fn take(&self, index: u32) -> io::Result<u16> {
         let mut workers = self.lock();
-        let worker = workers.get_mut(&index).ok_or(io::ErrorKind::NotFound)?;
+        let worker = workers.get(&index).ok_or(io::ErrorKind::NotFound)?;
         let port = worker.next;
         let written = if port == worker.written { after(port, STEP) } else { worker.written };
         let ahead = written != worker.written;
-        *worker = Worker { next: after(port, 1), written, ..*worker };
+        let taken = Worker { next: after(port, 1), written, ..*worker };
         if ahead {
-            let lines: BTreeMap<_, _> = workers
-                .iter()
-                .map(|(index, w)| (*index, Line { subnet: w.subnet, written: w.written }))
-                .collect();
+            let line = |worker: &Worker| Line { subnet: worker.subnet, written: worker.written };
+            let mut lines: BTreeMap<_, _> = workers.iter().map(|(i, w)| (*i, line(w))).collect();
+            lines.insert(index, line(&taken));
             files::write_json(&self.path, &lines, Durability::Power)?;
         }
+        workers.insert(index, taken);
         Ok(port)
     }
 
@@ -125,6 +125,24 @@ mod tests {
         assert_eq!(ports.len(), PORTS.len());
         assert_eq!(ledger.take(1).unwrap(), *PORTS.start());
         assert_eq!(ledger.take(0).unwrap(), *PORTS.start());
+    }
+
+    #[test]
+    fn a_port_the_disk_does_not_know_is_not_handed_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("slots.json");
+        let ledger = ledger(&path);
+        let in_the_way = dir.path().join("slots.json.tmp");
+        for step in 0..2 {
+            std::fs::create_dir(&in_the_way).unwrap();
+            for _ in 0..3 {
+                ledger.take(0).unwrap_err();
+            }
+            std::fs::remove_dir(&in_the_way).unwrap();
+            for place in 0..STEP {
+                assert_eq!(ledger.take(0).unwrap(), PORTS.start() + step * STEP + place);
+            }
+        }
     }
 
     proptest! {

@@ -1,10 +1,10 @@
 //! What fails, and what it leaves behind: nothing.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::json;
 
-use crate::support::{Node, Place, Wake, count, reason};
+use crate::support::{Node, Place, Wake, count, get, reason};
 
 async fn failed(node: &Node, wake: &Wake) -> (String, String) {
     let status = node.activate(wake).await.unwrap_err();
@@ -124,6 +124,54 @@ async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint() {
     let wake = node.activate(&place.wake(2).from("s1")).await.unwrap();
     assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
     node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_whose_record_cannot_be_written_serves_on_and_is_adopted() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&wake.endpoint).await;
+    let record = place.path("node/records/demo/counter.json");
+    let in_the_way = record.with_extension("json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    let status = node.suspend(1, "s1").await.unwrap_err();
+    assert_eq!(reason(&status), "internal");
+    assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
+    // As one that is written when it goes down, and not when it comes back.
+    node.crash().await;
+    let text = fs::read_to_string(&record).unwrap();
+    let mut edited: serde_json::Value = serde_json::from_str(&text).unwrap();
+    edited["activation"]["phase"] = json!({ "suspending": { "snapshot": "s1" } });
+    fs::write(&record, edited.to_string()).unwrap();
+    let node = place.start(1).await;
+    assert_eq!(node.running, ["demo/counter"]);
+    assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
+    fs::remove_dir(&in_the_way).unwrap();
+    node.suspend(1, "s2").await.unwrap();
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
+    let record = fs::read_to_string(place.path("node/records/demo/counter.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let pid = record["activation"]["process"]["pid"].to_string();
+    let kill = async {
+        node.eventually_going_down().await;
+        Command::new("kill").args(["-9", &pid]).status().unwrap();
+    };
+    let (suspended, ()) = tokio::join!(node.suspend(1, "s1"), kill);
+    let status = suspended.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::NotFound, "{}", status.message());
+    assert!(node.inventory().await.activations.is_empty());
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -118,6 +118,25 @@ async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destroy_does_not_wait_for_the_suspend_it_makes_pointless() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
+    let destroy = async {
+        node.eventually_going_down().await;
+        node.destroy_activation(1).await.unwrap();
+    };
+    let (suspended, ()) = tokio::join!(node.suspend(1, "s1"), destroy);
+    assert!(matches!(suspended.unwrap().outcome.unwrap(), Outcome::Resumed(_)));
+    assert!(get(&wake.endpoint, "/").await.is_err());
+    let inventory = node.inventory().await;
+    assert!(inventory.activations.is_empty() && inventory.snapshots.is_empty());
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_lower_than_the_highest_is_refused() {
     let Some(place) = Place::new() else { return };
     let node = place.start(2).await;

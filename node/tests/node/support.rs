@@ -206,6 +206,16 @@ impl Node {
         Self { shutdown, destroy, tasks, running, client }
     }
 
+    /// Returns while the only activation is being suspended.
+    pub(crate) async fn eventually_going_down(&self) {
+        eventually("it goes down", async || {
+            let activations = self.inventory().await.activations;
+            let down = activations.iter().any(|activation| !activation.serving);
+            if down { Ok(()) } else { Err(format!("{activations:?}")) }
+        })
+        .await;
+    }
+
     /// Ends in order, and leaves what runs.
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();

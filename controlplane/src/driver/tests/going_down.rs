@@ -284,3 +284,87 @@ async fn a_suspend_of_a_process_that_is_gone_finds_it_lost() {
     assert!(matches!(outcome, Err(NotDown::Gone(_))), "{outcome:?}");
     assert_eq!(world.record(&key).life.phase(), Phase::Lost);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_that_overtakes_its_suspend_decides_nothing() {
+    let world = World::new(1, "").await;
+    let key = world.create("a").await;
+    world.wake(&key).await.unwrap();
+    world.node.held.send_replace("suspend");
+    let _suspend = world.going_down(&key, SUSPEND);
+    let id = world.until(&key, Phase::Checkpointing).await.life.needed()[0].to_owned();
+    let mut waking = world.waking(&key);
+    eventually("resume", || match world.node.state().count("resume demo/a 1") {
+        0 => Err("not asked".into()),
+        _ => Ok(()),
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.node.state().count("suspend"), 0);
+    assert_eq!(world.record(&key).life.phase(), Phase::Checkpointing, "the suspend decides");
+    world.node.held.send_replace("");
+    let served = waking.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(served.binding.epoch, 2);
+    assert_eq!(served.binding.woken_by(), proto::WakeKind::Restored);
+    assert_eq!(world.record(&key).life.snapshot.as_ref().unwrap().id, id, "nothing was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_waits_for_deletions_that_do_not_know_its_snapshot() {
+    let world = World::new(1, "").await;
+    let key = world.create("a").await;
+    world.wake(&key).await.unwrap();
+    world.node.held.send_replace("delete");
+    world.fleet.collect(&key, "n1").await;
+    let mut suspend = world.going_down(&key, SUSPEND);
+    world.until(&key, Phase::Checkpointing).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.node.state().count("suspend"), 0);
+    world.node.held.send_replace("");
+    suspend.join_next().await.unwrap().unwrap().unwrap().unwrap();
+    assert_eq!(world.node.state().snapshots.len(), 1);
+}
+
+/// Deletes an actor with a snapshot whose node does not answer in time.
+async fn deleted_on_a_slow_node(world: &World) -> reveille_api::ActorKey {
+    let key = world.create("a").await;
+    world.wake(&key).await.unwrap();
+    world.fleet.down(&key, SUSPEND).await.unwrap().unwrap();
+    world.wake(&key).await.unwrap();
+    world.node.held.send_replace("destroy");
+    let begun = Instant::now();
+    world.fleet.down(&key, Down::Delete).await.unwrap().unwrap();
+    assert_eq!(begun.elapsed(), world.timings.purge);
+    assert_eq!(world.fleet.view(&key).unwrap(), None);
+    assert_eq!(world.node.state().snapshots.len(), 1);
+    key
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_actor_leaves_nothing_on_a_node_that_was_slow() {
+    let world = World::new(1, "").await;
+    deleted_on_a_slow_node(&world).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    world.node.held.send_replace("");
+    eventually("the rest of the deletion", || {
+        let state = world.node.state();
+        let left = (state.activations.len(), state.snapshots.len(), state.highest.len());
+        if left == (0, 0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let other = world.create("b").await;
+    assert!(world.wake(&other).await.is_ok(), "its worker is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_deletion_leaves_the_next_actor_of_the_name_alone() {
+    let world = World::new(1, "").await;
+    let key = deleted_on_a_slow_node(&world).await;
+    world.create("a").await;
+    world.node.held.send_replace("delete");
+    assert_eq!(world.wake(&key).await.unwrap().binding.epoch, 3);
+    world.node.held.send_replace("");
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(world.node.state().highest.get(&key), Some(&3), "the fence stands");
+    assert!(world.node.state().activations.contains_key(&key));
+}

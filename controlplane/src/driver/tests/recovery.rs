@@ -218,3 +218,26 @@ async fn what_a_node_has_and_nobody_knows_is_destroyed() {
     assert!(world.wake(&key).await.is_ok(), "the worker is free once it is destroyed");
     assert!(!world.node.state().activations.contains_key(&stranger));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_while_calling_a_checkpoint_off_asks_in_the_same_order() {
+    let mut world = World::new(1, "").await;
+    let key = world.create("a").await;
+    world.wake(&key).await.unwrap();
+    world.node.held.send_replace("suspend");
+    let _suspend = world.going_down(&key, SUSPEND);
+    world.until(&key, Phase::Checkpointing).await;
+    let _waking = world.waking(&key);
+    eventually("the wish is stored", || match &world.record(&key).life.state {
+        State::Checkpointing(c) if c.resuming => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    world.crash().await;
+    world.node.commits.send_replace(false);
+    world.node.held.send_replace("");
+    world.node.state().calls.clear();
+    world.node_joins().await;
+    world.until(&key, Phase::Running).await;
+    assert_eq!(world.node.state().calls, ["suspend demo/a 1", "resume demo/a 1"]);
+}
