@@ -97,7 +97,7 @@ async fn a_start_that_fails_leaves_nothing_and_says_why() {
     let outside = cold().with("rootfs", json!({ "directory": "/etc" }));
     let status = node.activate(&outside).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    assert!(status.message().contains("--rootfs-allow"), "{}", status.message());
+    assert!(status.message().contains("--allow-rootfs"), "{}", status.message());
 
     place.eventually_traces(&before).await;
     let wake = node.activate(&cold()).await.unwrap();
