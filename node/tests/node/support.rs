@@ -196,7 +196,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn start(config: Config) -> Self {
-        let app: App = config.build().await.unwrap();
+        // A call that an agent before this one left in a thread may hold its lock for a moment longer.
+        let app: App = eventually("the agent starts", async || {
+            config.clone().build().await.map_err(|error| error.to_string())
+        })
+        .await;
         let (shutdown, destroy) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
         let client = NodeAgentClient::new(app.addrs().channel());
         let running = app.running();
