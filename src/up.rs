@@ -14,6 +14,7 @@
 //! The supervisor is one thread: the kernel counts the *thread* that started a child as its parent.
 
 mod access_log;
+mod folders;
 mod keeper;
 mod leftovers;
 mod lock;
@@ -49,8 +50,8 @@ Examples:
   reveille up --apply deploy/demo/demo.yaml
   reveille up --data-dir /tmp/reveille --http 127.0.0.1:9080 --workers 2
 
-The folders that templates in an --apply file run from are allowed on the node: who may run `up` may choose them.
-For templates applied later a folder must lie in an --allow-rootfs one.
+The folders that templates in an --apply file run from are allowed on the node, now and at later starts: who may run
+`up` may choose them. For templates applied otherwise a folder must lie in an --allow-rootfs one.
 
 Ctrl-C suspends every actor to a snapshot and leaves nothing behind but the data directory; a second one does not
 wait for requests in flight. The next `up` with the same data directory goes on from there.";

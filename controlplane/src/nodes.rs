@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -160,6 +161,15 @@ impl Nodes {
             Link::Ready { agent, .. } => Some(Arc::clone(agent)),
             _ => None,
         }
+    }
+
+    /// True when nodes are known and none of them may run from this folder: it names what to do about that.
+    pub fn forbid(&self, folder: &Path) -> bool {
+        let inner = self.inner();
+        let mut known = inner.values().filter(|node| !node.register.instance.is_empty()).peekable();
+        let allows =
+            |node: &Node| node.register.rootfs_folders.iter().any(|f| folder.starts_with(f));
+        known.peek().is_some() && !known.any(allows)
     }
 
     /// True while a node is given up.

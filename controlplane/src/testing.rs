@@ -411,9 +411,8 @@ impl World {
             instance: "i".into(),
             address: "fake".into(),
             workers: self.workers,
-            labels: HashMap::new(),
             runtimes: vec![proto::Runtime { name: "gvisor".into(), version: "1".into() }],
-            inventory: None,
+            ..Default::default()
         };
         let session = self.fleet.nodes.join(register.clone()).unwrap();
         reconcile(&self.fleet, &session, &register).await.unwrap();

@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::{
-    manifest::{Manifest, Spec, template::Rootfs},
-    net::Address,
-};
+use reveille_api::{manifest::Manifest, net::Address};
 
 use super::{Args, lock::Lock};
 use crate::client::control_socket;
@@ -49,6 +46,8 @@ pub(super) struct Plan {
     pub(super) runsc: PathBuf,
     /// Of the `--apply` files.
     pub(super) manifests: Vec<Manifest>,
+    /// That templates in them, and in those of earlier starts, run from.
+    pub(super) applied_folders: Vec<PathBuf>,
     /// Held until the end.
     pub(super) lock: Lock,
 }
@@ -130,25 +129,14 @@ impl Plan {
         self.args.access_log.clone().unwrap_or_else(default)
     }
 
-    /// Folders that templates may run from: those asked for, and those of the files that `up` itself applies.
+    /// Folders that templates may run from: those asked for, and those of the files that `up` itself applies or applied.
     fn allowed_folders(&self) -> Vec<PathBuf> {
         let mut folders = match self.args.allow_rootfs.as_slice() {
             [] => vec![self.default_rootfs()],
             given => given.to_vec(),
         };
-        folders.extend(self.manifests.iter().filter_map(rootfs).map(Path::to_path_buf));
+        folders.extend(self.applied_folders.iter().cloned());
         folders.iter().filter_map(|folder| std::path::absolute(folder).ok()).collect()
-    }
-}
-
-/// The folder an object runs from.
-pub(super) fn rootfs(manifest: &Manifest) -> Option<&Path> {
-    match &manifest.spec {
-        Spec::ActorTemplate(spec) => match &spec.rootfs {
-            Rootfs::Directory(folder) | Rootfs::OciLayout(folder) => Some(folder),
-            Rootfs::Image(_) => None,
-        },
-        _ => None,
     }
 }
 

@@ -5,11 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use reveille_api::manifest::Manifest;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    Args, leftovers,
-    lock::Lock,
-    plan::{Plan, rootfs},
-};
+use super::{Args, folders, leftovers, lock::Lock, plan::Plan};
 use crate::{
     cli::apply,
     error::{Error, Result},
@@ -34,7 +30,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
     let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
     let runsc = tools::find("runsc", args.runsc.as_deref()).map_err(Error::failed)?;
     tools::find(tools::NFT, None).map_err(Error::failed)?;
-    folders(&args, &manifests)?;
+    all_there(&args, &manifests)?;
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| Error::because("--data-dir", &error))?;
     let lock = Lock::take(&data_dir)?;
@@ -54,14 +50,15 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
         }
         return Err(error);
     }
-    let plan = Plan { args, data_dir, envoy, runsc, manifests, lock };
+    let applied_folders = folders::remember(&data_dir, &manifests)?;
+    let plan = Plan { args, data_dir, envoy, runsc, manifests, applied_folders, lock };
     let rootfs = plan.default_rootfs();
     std::fs::create_dir_all(&rootfs).map_err(|error| Error::because(rootfs.display(), &error))?;
     Ok(plan)
 }
 
 /// Every folder that something is to run from is there.
-fn folders(args: &Args, manifests: &[Manifest]) -> Result {
+fn all_there(args: &Args, manifests: &[Manifest]) -> Result {
     for folder in &args.allow_rootfs {
         if !folder.is_dir() {
             let folder = folder.display();
@@ -69,7 +66,7 @@ fn folders(args: &Args, manifests: &[Manifest]) -> Result {
         }
     }
     for manifest in manifests {
-        if let Some(folder) = rootfs(manifest).filter(|folder| !folder.is_dir()) {
+        if let Some(folder) = manifest.rootfs_folder().filter(|folder| !folder.is_dir()) {
             let name = &manifest.metadata.name;
             return Err(Error::failed(format!(
                 "template {name} runs from {}, and there is no such folder: make it first (the demo's: \

@@ -119,6 +119,14 @@ impl Manifest {
         }
     }
 
+    /// The folder on the node that a template runs from, where it names one.
+    pub fn rootfs_folder(&self) -> Option<&Path> {
+        match &self.spec {
+            Spec::ActorTemplate(spec) => spec.rootfs.folder(),
+            _ => None,
+        }
+    }
+
     /// Makes paths absolute, as seen from the manifest's folder.
     pub fn resolve_paths(&mut self, folder: &Path) {
         if let Spec::ActorTemplate(spec) = &mut self.spec {

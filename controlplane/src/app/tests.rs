@@ -108,6 +108,9 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     let awake = control.wake_actor(key("a")).await.unwrap().into_inner();
     assert_eq!((awake.state(), awake.epoch), (ActorState::Running, 1));
     assert!(awake.endpoint.starts_with("10.0.0.1:") && awake.worker == "n1-0");
+    // The node said which folders it may run from, and this template's is none of them.
+    let forbidden = rig.apply(r#","port":8081"#).await.unwrap().warnings;
+    assert!(forbidden[0].contains("no node may run from /"), "{forbidden:?}");
     let phases = awake.last_wake.unwrap().phases.unwrap();
     let sum = phases.place_us + phases.fetch_us + phases.restore_us + phases.ready_us;
     assert_eq!(sum, phases.total_us);

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream::BoxStream};
 use reveille_api::{
     ActorKey,
     key::check_label,
-    manifest,
+    manifest::{self, Manifest},
     proto::{self, control_server::Control},
 };
 use tokio::sync::{broadcast::error::RecvError, mpsc};
@@ -32,6 +32,15 @@ impl ControlService {
     /// For these actors.
     pub fn new(fleet: Arc<Fleet>) -> Self {
         Self { fleet }
+    }
+
+    /// A template that no node may run is accepted, since a node that may can still come; but it is said.
+    fn forbidden(&self, manifest: &Manifest) -> Option<String> {
+        let folder = manifest.rootfs_folder().filter(|folder| self.fleet.nodes.forbid(folder))?;
+        let folder = folder.display();
+        Some(format!(
+            "no node may run from {folder}: start one with --allow-rootfs for it, or choose a folder that is allowed"
+        ))
     }
 
     fn check_namespace(&self, request: &proto::ListRequest) -> Result<(), Status> {
@@ -75,7 +84,9 @@ impl Control for ControlService {
         let kind = manifest.spec.kind().to_owned();
         let namespace = manifest.namespace().unwrap_or_default().to_owned();
         let name = manifest.metadata.name.clone();
-        let (outcome, warnings) = self.fleet.catalog.apply(manifest).await?;
+        let forbidden = self.forbidden(&manifest);
+        let (outcome, mut warnings) = self.fleet.catalog.apply(manifest).await?;
+        warnings.extend(forbidden);
         if kind == "WorkerPool" {
             self.fleet.placement.set_pools(self.fleet.catalog.pools());
         }

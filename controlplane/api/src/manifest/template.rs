@@ -91,6 +91,14 @@ pub enum Rootfs {
 }
 
 impl Rootfs {
+    /// The folder on the node, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(path) | Self::OciLayout(path) => Some(path),
+            Self::Image(_) => None,
+        }
+    }
+
     /// Makes a relative path absolute, as seen from `folder`, and folds `.` and `..`.
     pub(crate) fn resolve(&mut self, folder: &Path) {
         if let Self::Directory(path) | Self::OciLayout(path) = self {
