@@ -1,5 +1,7 @@
 //! The body of an answer that is not the actor's: the same from Envoy and from the router.
 
+mod accept;
+
 use reveille_api::Reason;
 
 /// What the client understands.
@@ -7,9 +9,9 @@ use reveille_api::Reason;
 pub enum Shape {
     /// A gRPC call: the status is in `grpc-status`, the body becomes `grpc-message`.
     Grpc,
-    /// A browser: `Accept` names `text/html`.
+    /// A browser: `Accept` wants `text/html` most.
     Html,
-    /// `Accept` names `text/plain`.
+    /// `Accept` wants `text/plain` most.
     Text,
     /// Everybody else: `application/problem+json` (RFC 9457).
     Json,
@@ -21,16 +23,10 @@ impl Shape {
 
     /// The shape for a request with these headers.
     pub fn of(content_type: Option<&str>, accept: Option<&str>) -> Self {
-        let has = |header: Option<&str>, what| header.is_some_and(|header| header.contains(what));
         if content_type.is_some_and(|value| value.starts_with("application/grpc")) {
-            Self::Grpc
-        } else if has(accept, "text/html") {
-            Self::Html
-        } else if has(accept, "text/plain") {
-            Self::Text
-        } else {
-            Self::Json
+            return Self::Grpc;
         }
+        accept.map_or(Self::Json, accept::shape)
     }
 
     /// The `content-type` of the body.
