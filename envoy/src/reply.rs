@@ -1,6 +1,6 @@
-//! The body of an answer that is not the actor's: the same from Envoy and from the router.
+//! Body and `Proxy-Status` of an answer that is not the actor's: the same from Envoy and from the router.
 
-mod accept;
+pub(crate) mod accept;
 
 use reveille_api::Reason;
 
@@ -42,7 +42,12 @@ impl Shape {
 
 /// The body. Holds nothing but what is in the reason's own row.
 pub fn body(reason: Reason, shape: Shape) -> String {
-    let (status, title) = (reason.http_status(), reason.title());
+    body_with(reason, shape, &reason.http_status().to_string())
+}
+
+/// The body of an answer whose status is not the reason's own.
+pub(crate) fn body_with(reason: Reason, shape: Shape, status: &str) -> String {
+    let title = reason.title();
     match shape {
         Shape::Grpc => title.to_owned(),
         Shape::Text => format!("{title}\n"),
@@ -55,6 +60,35 @@ pub fn body(reason: Reason, shape: Shape) -> String {
              <body style=\"font-family:system-ui;margin:15vh auto;max-width:32em;padding:0 1em\">\
              <h1>{title}</h1><p>{status} · {reason}</p></body></html>\n"
         ),
+    }
+}
+
+/// The value of `Proxy-Status` (RFC 9209): this proxy, a registered error type, and our reason.
+pub fn proxy_status(reason: Reason, error: &str) -> String {
+    format!("reveille; error={error}; details=\"{reason}\"")
+}
+
+/// The error type of a reason, where nothing more exact is known.
+pub fn proxy_error(reason: Reason) -> &'static str {
+    match reason {
+        Reason::InvalidRequest => "http_request_error",
+        Reason::InvalidHost | Reason::ActorNotFound => "destination_not_found",
+        Reason::Unauthenticated | Reason::AccessDenied | Reason::QuotaExceeded => {
+            "http_request_denied"
+        }
+        Reason::ParkingFull | Reason::ActorParkingFull => "connection_limit_reached",
+        Reason::NoCapacity
+        | Reason::ControlPlaneUnavailable
+        | Reason::ActorStopped
+        | Reason::ActorLost
+        | Reason::RestoreFailed
+        | Reason::SnapshotCorrupt
+        | Reason::StartFailed => "destination_unavailable",
+        Reason::UpstreamConnectFailed => "connection_refused",
+        Reason::UpstreamReset => "connection_terminated",
+        Reason::WakeTimeout => "connection_timeout",
+        Reason::UpstreamTimeout => "http_response_timeout",
+        Reason::Internal => "proxy_internal_error",
     }
 }
 

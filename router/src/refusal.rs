@@ -35,7 +35,7 @@ fn immediate(reason: Reason, shape: Shape) -> ImmediateResponse {
     let mut headers = vec![
         header(names::REASON_HEADER, reason.name().to_owned()),
         header("content-type", shape.content_type().to_owned()),
-        header("proxy-status", proxy_status(reason)),
+        header("proxy-status", reply::proxy_status(reason, reply::proxy_error(reason))),
     ];
     headers.extend(retry_after(reason).map(|seconds| header("retry-after", seconds.to_string())));
     ImmediateResponse {
@@ -64,30 +64,6 @@ fn header(name: &str, value: String) -> HeaderValueOption {
 fn retry_after(reason: Reason) -> Option<u64> {
     let least = reason.retry_after()?.as_secs();
     Some(least + rand::random_range(0..=least))
-}
-
-/// RFC 9209: this proxy, the registered error type, and our reason.
-fn proxy_status(reason: Reason) -> String {
-    let error = match reason {
-        Reason::InvalidHost | Reason::ActorNotFound => "destination_not_found",
-        Reason::Unauthenticated | Reason::AccessDenied | Reason::QuotaExceeded => {
-            "http_request_denied"
-        }
-        Reason::ParkingFull | Reason::ActorParkingFull => "connection_limit_reached",
-        Reason::NoCapacity
-        | Reason::ControlPlaneUnavailable
-        | Reason::ActorStopped
-        | Reason::ActorLost
-        | Reason::RestoreFailed
-        | Reason::SnapshotCorrupt
-        | Reason::StartFailed => "destination_unavailable",
-        Reason::UpstreamConnectFailed => "connection_refused",
-        Reason::UpstreamReset => "connection_terminated",
-        Reason::WakeTimeout => "connection_timeout",
-        Reason::UpstreamTimeout => "http_response_timeout",
-        Reason::Internal => "proxy_internal_error",
-    };
-    format!("reveille; error={error}; details=\"{reason}\"")
 }
 
 #[cfg(test)]

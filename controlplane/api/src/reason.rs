@@ -43,6 +43,8 @@ macro_rules! reasons {
 }
 
 reasons! {
+    /// Not a request that can be served, whoever it is for. The status says more where it is another one of the 400s.
+    InvalidRequest "invalid_request" 400 InvalidArgument 0 "This request is malformed or too large.";
     /// The host is not `<actor>.<namespace>.<domain>`.
     InvalidHost "invalid_host" 404 NotFound 0 "This host names no actor.";
     /// No such actor.
@@ -135,6 +137,6 @@ mod tests {
                 assert!(matches!(reason.http_status(), 429 | 503 | 504), "{reason}");
             }
         }
-        assert_eq!(Reason::ALL.len(), 19);
+        assert_eq!(Reason::ALL.len(), 20);
     }
 }

@@ -9,6 +9,9 @@
 //!
 //! The greatest quality decides, and where two are the same the upper row. What names none of these gets JSON all the same:
 //! the status and the headers of the answer matter more than its body.
+//!
+//! There are two readers of this: [`shape`] in the router, and Envoy for its own answers by [`condition`], which has but regular
+//! expressions and so compares qualities by their first decimal.
 
 use super::Shape;
 
@@ -60,9 +63,81 @@ fn thousandths(value: &str) -> Option<u16> {
     (thousandths <= 1000).then_some(thousandths)
 }
 
+/// Whether an `Accept` header asks for a shape, for a reader without arithmetic: some level has to hold.
+pub(crate) fn condition(shape: Shape) -> Vec<Level> {
+    const JSON: &str = r"application/(problem\+)?json";
+    const HTML: &str = "text/html";
+    const TEXT: &str = r"text/(plain|\*)";
+    const ANYTHING: &str = r"(\*|application)/\*";
+    let (wanted, not_as_much, not_more): (_, &[_], &[_]) = match shape {
+        Shape::Html => (HTML, &[JSON], &[TEXT, ANYTHING]),
+        Shape::Text => (TEXT, &[JSON, HTML], &[ANYTHING]),
+        Shape::Json | Shape::Grpc => return Vec::new(),
+    };
+    // Most clients are done after the first.
+    let levels = (1..=10).rev().map(|tenths| {
+        let not_as_much = not_as_much.iter().map(|range| at_least(range, tenths));
+        let not_more = not_more.iter().filter(|_| tenths < 10);
+        let not_more = not_more.map(|range| at_least(range, tenths + 1));
+        Level { wanted: at_least(wanted, tenths), unless: not_as_much.chain(not_more).collect() }
+    });
+    levels.collect()
+}
+
+/// One quality: the header matches `wanted`, and nothing of `unless`. Regular expressions, to be found anywhere in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub(crate) wanted: String,
+    pub(crate) unless: Vec<String>,
+}
+
+/// Finds an element of the list with this range, and a quality of so many tenths or more. Written with the ranges of ASCII, as
+/// Envoy takes no expression of more than 100 instructions.
+fn at_least(range: &str, tenths: u8) -> String {
+    /// A parameter that is not `q`.
+    const PARAMETER: &str = r" *; *[!-+\--:<-PR-pr-~][ -+\--:<-~]*";
+    let quality = match tenths {
+        10.. => "1".to_owned(),
+        tenths => format!(r"(1|0\.[{tenths}-9])"),
+    };
+    format!("(?i)(^|[ ,]){range}({PARAMETER})*( *; *q={quality}[ -+.-~-]*)? *(,|$)")
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+    use regex::Regex;
+
     use super::*;
+
+    /// As Envoy decides.
+    fn shape_by_conditions(accept: &str) -> Shape {
+        let found = |pattern: &String| Regex::new(pattern).unwrap().is_match(accept);
+        let holds = |level: &Level| found(&level.wanted) && !level.unless.iter().any(found);
+        let asked_for = |shape: &Shape| condition(*shape).iter().any(holds);
+        [Shape::Html, Shape::Text].into_iter().find(asked_for).unwrap_or(Shape::Json)
+    }
+
+    proptest! {
+        #[test]
+        fn envoy_and_the_router_read_a_header_in_the_same_way(
+            elements in prop::collection::vec((
+                select(vec![
+                    "text/html", "text/plain", "text/*", "application/json", "application/problem+json",
+                    "*/*", "application/*", "image/png", "application/xhtml+xml", "TEXT/Html",
+                ]),
+                select(vec!["", ";charset=utf-8", " ; level=1"]),
+                select(vec![
+                    "", ";q=0", ";q=0.1", "; q=0.2", ";Q=0.3", " ; q=0.50", ";q=0.8;x=y", ";q=0.9", ";q=1.0", ";q=0.000",
+                ]),
+            ), 0..5),
+            separator in select(vec![",", ", ", " , "]),
+        ) {
+            let elements: Vec<_> = elements.into_iter().map(|(r, p, q)| format!("{r}{p}{q}")).collect();
+            let accept = elements.join(separator);
+            prop_assert_eq!(shape_by_conditions(&accept), shape(&accept), "{}", accept);
+        }
+    }
 
     #[test]
     fn the_greatest_quality_decides() {

@@ -19,8 +19,8 @@ use envoy_types::pb::envoy::{
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter,
             http_connection_manager::{
-                CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, ProxyStatusConfig,
-                RouteSpecifier, ServerHeaderTransformation, UpgradeConfig, proxy_status_config,
+                CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier,
+                ServerHeaderTransformation, UpgradeConfig,
             },
             http_filter,
         },
@@ -104,13 +104,6 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
         proxy_100_continue: true,
 
         local_reply_config: Some(local_reply::config()),
-        proxy_status_config: Some(ProxyStatusConfig {
-            remove_details: true,
-            remove_connection_termination_details: true,
-            remove_response_flags: true,
-            set_recommended_response_code: false,
-            proxy_name: Some(proxy_status_config::ProxyName::LiteralProxyName("reveille".into())),
-        }),
         access_log: access_log::access_log(&config.access_log),
         ..Default::default()
     }

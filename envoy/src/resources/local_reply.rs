@@ -3,18 +3,19 @@
 //! | why Envoy answers | how that is seen | reason |
 //! | --- | --- | --- |
 //! | the router refused | the answer has a reason already | as it is |
-//! | the request is not HTTP | details | none: Envoy's own status and text |
 //! | the request names no host, or none there can be | details | `invalid_host` |
+//! | the request is not HTTP, or its headers are too large | details | `invalid_request`, Envoy's status |
 //! | the router did not answer in time | details | `wake_timeout` |
 //! | too many requests for the router | details | `parking_full` |
 //! | the router cannot be reached | details | `control_plane_unavailable` |
 //! | no connection to the actor | flags UF, UH, URX | `upstream_connect_failed` |
-//! | the connection to the actor broke | flags UC, UR, LR, UPE | `upstream_reset` |
+//! | the connection to the actor broke, or it spoke no HTTP | flags UC, UR, LR, UPE | `upstream_reset` |
 //! | the actor did not answer in time | flags UT, SI, DT | `upstream_timeout` |
 //! | too many requests for actors, or connections | flags UO, OM | `parking_full` |
 //! | any other fault | status 500 and above | `internal` |
+//! | any other mistake of the client's: an upgrade we do not know, headers that never end | status 400 and above | `invalid_request`, Envoy's status |
 //!
-//! Other mistakes of the client's (headers too large, for one) keep Envoy's status and plain text too.
+//! A request that was never read to the end of its headers has said nothing of the shape it wants, and gets JSON.
 
 use envoy_types::pb::envoy::{
     config::{
@@ -40,7 +41,10 @@ use reveille_api::Reason;
 use super::names;
 use crate::{
     proto::{any, uint32},
-    reply::{self, Shape},
+    reply::{
+        self, Shape,
+        accept::{self, Level},
+    },
 };
 
 /// How Envoy shows why it answers by itself.
@@ -48,41 +52,51 @@ enum Seen {
     Flags(&'static [&'static str]),
     /// A condition on `response.code_details`, in CEL.
     Details(&'static str),
-    Fault,
+    /// A status of at least this.
+    Status(u32),
 }
 
+/// One row: what is seen, the reason, and the error type for `Proxy-Status` where it is known better than by the reason.
+type Row = (Seen, Reason, Option<&'static str>);
+
 /// The first that applies decides.
-const REASONS: &[(Seen, Reason)] = &[
-    (Seen::Details(" == 'missing_host_header'"), Reason::InvalidHost),
-    (Seen::Details(" == 'http.invalid_authority'"), Reason::InvalidHost),
-    (Seen::Details(".startsWith('ext_proc_error_per-message_timeout')"), Reason::WakeTimeout),
-    (Seen::Details(".matches('^ext_proc_error.*overflow')"), Reason::ParkingFull),
-    (Seen::Details(".startsWith('ext_proc_error')"), Reason::ControlPlaneUnavailable),
-    (Seen::Flags(&["UF", "UH", "URX"]), Reason::UpstreamConnectFailed),
-    (Seen::Flags(&["UC", "UR", "LR", "UPE"]), Reason::UpstreamReset),
-    (Seen::Flags(&["UT", "SI", "DT"]), Reason::UpstreamTimeout),
-    (Seen::Flags(&["UO", "OM"]), Reason::ParkingFull),
-    (Seen::Fault, Reason::Internal),
+const REASONS: &[Row] = &[
+    (Seen::Details(" == 'missing_host_header'"), Reason::InvalidHost, None),
+    (Seen::Details(" == 'http.invalid_authority'"), Reason::InvalidHost, None),
+    (Seen::Details(".matches('^http[123]\\\\.')"), Reason::InvalidRequest, None),
+    (Seen::Details(".startsWith('ext_proc_error_per-message_timeout')"), Reason::WakeTimeout, None),
+    (Seen::Details(".matches('^ext_proc_error.*overflow')"), Reason::ParkingFull, None),
+    (Seen::Details(".startsWith('ext_proc_error')"), Reason::ControlPlaneUnavailable, None),
+    (
+        Seen::Details(".contains('connection_timeout')"),
+        Reason::UpstreamConnectFailed,
+        Some("connection_timeout"),
+    ),
+    (Seen::Flags(&["UF", "UH", "URX"]), Reason::UpstreamConnectFailed, None),
+    (Seen::Flags(&["UPE"]), Reason::UpstreamReset, Some("http_protocol_error")),
+    (Seen::Flags(&["UC", "UR", "LR"]), Reason::UpstreamReset, None),
+    (Seen::Flags(&["UT", "SI", "DT"]), Reason::UpstreamTimeout, None),
+    (Seen::Flags(&["UO", "OM"]), Reason::ParkingFull, None),
+    (Seen::Status(500), Reason::Internal, None),
+    (Seen::Status(400), Reason::InvalidRequest, None),
 ];
 
 pub(super) fn config() -> LocalReplyConfig {
-    // What these leave as it is, no later mapper sees.
-    let as_it_is = |filter| ResponseMapper { filter: Some(filter), ..Default::default() };
-    let kept = [
-        as_it_is(expression(format!("'{}' in response.headers", names::REASON_HEADER))),
-        as_it_is(expression("response.code_details.matches('^http[123]\\\\.')".into())),
-    ];
-    let mappers = REASONS.iter().flat_map(|(seen, reason)| {
-        Shape::ALL.iter().map(move |shape| mapper(seen, *reason, *shape))
-    });
-    LocalReplyConfig { mappers: kept.into_iter().chain(mappers).collect(), body_format: None }
+    // What this leaves as it is, no later mapper sees.
+    let kept = ResponseMapper {
+        filter: Some(expression(format!("'{}' in response.headers", names::REASON_HEADER))),
+        ..Default::default()
+    };
+    let mappers =
+        REASONS.iter().flat_map(|row| Shape::ALL.iter().map(move |shape| mapper(row, *shape)));
+    LocalReplyConfig { mappers: [kept].into_iter().chain(mappers).collect(), body_format: None }
 }
 
-fn mapper(seen: &Seen, reason: Reason, shape: Shape) -> ResponseMapper {
+fn mapper((seen, reason, error): &Row, shape: Shape) -> ResponseMapper {
     let seen = match seen {
         Seen::Flags(seen) => flags(seen),
         Seen::Details(condition) => expression(format!("response.code_details{condition}")),
-        Seen::Fault => at_least(500),
+        Seen::Status(status) => at_least(*status),
     };
     let filter = match asked_for(shape) {
         Some(asked_for) => {
@@ -90,23 +104,29 @@ fn mapper(seen: &Seen, reason: Reason, shape: Shape) -> ResponseMapper {
         }
         None => seen,
     };
+    // What is wrong with a request, Envoy's status says better.
+    let (status_code, body) = match reason {
+        Reason::InvalidRequest => (None, reply::body_with(*reason, shape, "%RESPONSE_CODE%")),
+        reason => (uint32(reason.http_status().into()), reply::body(*reason, shape)),
+    };
     ResponseMapper {
         filter: Some(filter),
-        status_code: uint32(reason.http_status().into()),
-        body: Some(inline(reply::body(reason, shape))),
+        status_code,
         body_format_override: Some(SubstitutionFormatString {
             content_type: shape.content_type().into(),
-            format: Some(substitution_format_string::Format::TextFormatSource(inline(
-                "%LOCAL_REPLY_BODY%".into(),
-            ))),
+            format: Some(substitution_format_string::Format::TextFormatSource(inline(body))),
             ..Default::default()
         }),
-        headers_to_add: headers(reason, shape),
+        headers_to_add: headers(*reason, error.unwrap_or(reply::proxy_error(*reason)), shape),
+        ..Default::default()
     }
 }
 
-fn headers(reason: Reason, shape: Shape) -> Vec<HeaderValueOption> {
-    let mut headers = vec![header(names::REASON_HEADER, reason.name().into())];
+fn headers(reason: Reason, error: &str, shape: Shape) -> Vec<HeaderValueOption> {
+    let mut headers = vec![
+        header(names::REASON_HEADER, reason.name().into()),
+        header("proxy-status", reply::proxy_status(reason, error)),
+    ];
     if let Some(least) = reason.retry_after() {
         // Spread by the millisecond in which the request came.
         let least = least.as_secs();
@@ -124,24 +144,33 @@ fn headers(reason: Reason, shape: Shape) -> Vec<HeaderValueOption> {
 
 /// Whether the client asked for this shape. JSON is for those who did not ask.
 fn asked_for(shape: Shape) -> Option<AccessLogFilter> {
-    let (name, pattern) = match shape {
-        Shape::Grpc => {
-            ("content-type", string_matcher::MatchPattern::Prefix("application/grpc".into()))
-        }
-        Shape::Html => ("accept", string_matcher::MatchPattern::Contains("text/html".into())),
-        Shape::Text => ("accept", string_matcher::MatchPattern::Contains("text/plain".into())),
-        Shape::Json => return None,
-    };
-    Some(filter(FilterSpecifier::HeaderFilter(HeaderFilter {
-        header: Some(HeaderMatcher {
-            name: name.into(),
-            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-                match_pattern: Some(pattern),
+    match shape {
+        Shape::Grpc => Some(filter(FilterSpecifier::HeaderFilter(HeaderFilter {
+            header: Some(HeaderMatcher {
+                name: "content-type".into(),
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+                    match_pattern: Some(string_matcher::MatchPattern::Prefix(
+                        "application/grpc".into(),
+                    )),
+                    ..Default::default()
+                })),
                 ..Default::default()
-            })),
-            ..Default::default()
-        }),
-    })))
+            }),
+        }))),
+        Shape::Html | Shape::Text => Some(expression(accepts(shape))),
+        Shape::Json => None,
+    }
+}
+
+/// [`accept::condition`] in CEL. Without the header it is an error there, which is a no.
+fn accepts(shape: Shape) -> String {
+    let found = |pattern: &String| format!("request.headers['accept'].matches(r'{pattern}')");
+    let level = |level: Level| {
+        let unless = level.unless.iter().map(|pattern| format!(" && !{}", found(pattern)));
+        format!("({}{})", found(&level.wanted), unless.collect::<String>())
+    };
+    let levels: Vec<_> = accept::condition(shape).into_iter().map(level).collect();
+    levels.join(" || ")
 }
 
 fn at_least(status: u32) -> AccessLogFilter {

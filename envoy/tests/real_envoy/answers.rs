@@ -19,6 +19,9 @@ use crate::{
 /// The whole shape of an answer, as the design has it.
 fn assert_shape(answer: &Answer, reason: Reason, shape: Shape) {
     assert_eq!(answer.header("x-reveille-reason"), reason.name(), "{:?}", answer.headers);
+    let proxy_status = answer.header("proxy-status");
+    assert!(proxy_status.starts_with("reveille; error="), "{proxy_status}");
+    assert!(proxy_status.ends_with(&format!("details=\"{reason}\"")), "{proxy_status}");
     assert_eq!(answer.header("content-type"), shape.content_type());
     if shape == Shape::Grpc {
         assert_eq!(answer.status, StatusCode::OK);
@@ -47,14 +50,18 @@ async fn an_endpoint_that_refuses_is_upstream_connect_failed_in_the_shape_the_cl
     let shapes = [
         ("accept", "*/*", Shape::Json),
         ("accept", "text/html,*/*;q=0.8", Shape::Html),
+        ("accept", "text/html;q=0.4, text/plain;q=0.3, */*;q=0.2", Shape::Html),
         ("accept", "text/plain", Shape::Text),
+        ("accept", "text/html;q=0.2,text/plain;q=0.7", Shape::Text),
+        ("accept", "text/html;q=0.1, application/json;q=0.9", Shape::Json),
+        ("accept", "text/html;q=0", Shape::Json),
         ("content-type", "application/grpc", Shape::Grpc),
     ];
     for (name, value, shape) in shapes {
         let request = Request::get(stack.uri("/?q=1")).header("host", "a.demo.test");
         let answer = stack.send(request.header(name, value)).await;
         assert_shape(&answer, Reason::UpstreamConnectFailed, shape);
-        assert_eq!(answer.header("proxy-status"), "reveille; error=connection_refused");
+        assert!(answer.header("proxy-status").contains("error=connection_refused;"));
         assert!(!answer.body.contains("127.0.0.1"), "{}", answer.body);
     }
     stack.stop().await;
@@ -207,13 +214,14 @@ async fn an_endpoint_that_does_not_answer_a_connection_is_upstream_connect_faile
     let started = tokio::time::Instant::now();
     let answer = stack.get("a.demo.test", "/").await;
     assert_shape(&answer, Reason::UpstreamConnectFailed, Shape::Json);
+    assert!(answer.header("proxy-status").contains("error=connection_timeout;"));
     let took = started.elapsed();
     assert!((Duration::from_millis(4500)..Duration::from_secs(10)).contains(&took), "{took:?}");
     stack.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_not_http_is_told_so_plainly() {
+async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_no_request_is_invalid_request() {
     let binary = envoy_or_skip!();
     let stack = Stack::start(binary, Options::default()).await;
     for host in ["", "Host: a/b\r\n", "Host: a b\r\n", "Host: \u{e4}\r\n"] {
@@ -223,14 +231,19 @@ async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_not_http_is_told_
         assert!(answer.contains("x-reveille-reason: invalid_host"), "{host}: {answer}");
     }
     assert!(stack.router.seen.lock().unwrap().is_empty());
+    let head = "GET / HTTP/1.1\r\nHost: a.demo.test\r\n";
     let malformed = [
-        ("garbage\r\n\r\n", "400"),
-        ("GET / HTTP/1.1\r\nHost: a.demo.test\r\nTransfer-Encoding: foo\r\n\r\n", "501"),
+        ("garbage\r\n\r\n".to_owned(), "400"),
+        (format!("{head}Transfer-Encoding: foo\r\n\r\n"), "501"),
+        (format!("{head}X-Large: {}\r\n\r\n", "a".repeat(70_000)), "431"),
+        (format!("{head}Connection: upgrade, close\r\nUpgrade: foo\r\n\r\n"), "403"),
     ];
     for (request, status) in malformed {
-        let answer = raw(&stack, request).await;
+        let answer = raw(&stack, &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
-        assert!(!answer.contains("x-reveille-reason"), "{answer}");
+        assert!(answer.contains("x-reveille-reason: invalid_request"), "{answer}");
+        let body = reply::body(Reason::InvalidRequest, Shape::Json).replace("400", status);
+        assert!(answer.ends_with(&body), "{answer}");
     }
     stack.stop().await;
 }
