@@ -73,6 +73,8 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// The part of the parking places that one namespace may take, in percent.
     pub namespace_share: u8,
+    /// A stream on which nothing moves for so long is ended.
+    pub stream_idle: Duration,
     /// How long a shutdown waits for requests in flight.
     pub drain: Duration,
 }
@@ -166,6 +168,7 @@ impl Config {
         let status_addr = status.local_addr().map_err(BuildError::Address)?;
         let mut envoy = resources::Config::new(self.http, addrs_grpc.clone());
         envoy.ladder = self.ladder;
+        envoy.stream_idle = self.stream_idle;
         if let Some(path) = self.access_log {
             envoy.access_log = AccessLog::File(path);
         }

@@ -76,7 +76,7 @@ fn woken(actor: &ActorView) -> String {
 fn report(actor: &ActorView, what: &str, format: Option<output::Format>) -> Result {
     match format {
         Some(_) => output::one(actor, format),
-        None => output::print(&format!("actor/{} {what}\n", actor.name)),
+        None => output::print(&format!("actor {}/{} {what}\n", actor.namespace, actor.name)),
     }
 }
 

@@ -81,7 +81,7 @@ fn read(file: &str) -> Result<Vec<Manifest>> {
 
 /// Applies one object and gives the line that says so; warnings go to stderr.
 pub(crate) async fn apply(control: &mut Control, manifest: &Manifest) -> Result<String> {
-    let what = || format!("{}/{}", manifest.spec.kind().to_lowercase(), manifest.metadata.name);
+    let what = || named(manifest);
     let request = ApplyRequest { manifest: manifest.to_json().to_string() };
     let reply = control.apply(request).await.map_err(|status| match Error::from(status) {
         Error::Failed(message) => Error::Failed(format!("{}: {message}", what())),
@@ -98,4 +98,13 @@ pub(crate) async fn apply(control: &mut Control, manifest: &Manifest) -> Result<
         Outcome::Unspecified => "applied",
     };
     Ok(format!("{} {outcome}", what()))
+}
+
+/// As the client verbs name it: `actortemplate demo/counter`.
+fn named(manifest: &Manifest) -> String {
+    let (kind, name) = (manifest.spec.kind().to_lowercase(), &manifest.metadata.name);
+    match manifest.namespace() {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
 }

@@ -47,6 +47,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
     namespace_share: u8,
+    /// A request on which nothing moves for so long is ended: upstream_timeout where the actor has not answered yet
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    stream_idle: Duration,
     /// How long a stop waits for requests in flight
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
@@ -76,6 +79,7 @@ impl Role for Args {
             http: self.http,
             access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
             namespace_share: self.namespace_share,
+            stream_idle: self.stream_idle,
             drain: self.drain,
         };
         let wrong = role_error("router");

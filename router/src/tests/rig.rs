@@ -53,6 +53,7 @@ impl Rig {
             http: vec!["127.0.0.1:8080".parse().unwrap()],
             access_log: None,
             namespace_share: 50,
+            stream_idle: Duration::from_secs(60 * 60),
             drain: Duration::from_secs(5),
         };
         change(&mut config);

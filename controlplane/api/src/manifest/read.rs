@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_path_to_error::Track;
 
 use super::{API_VERSION, Manifest, Metadata, Spec};
 use crate::key::check_label;
@@ -98,13 +99,49 @@ fn object<S: DeserializeOwned>(
 }
 
 fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, ManifestError> {
-    serde_saphyr::from_str(text).map_err(|error| {
+    let mut track = Track::new();
+    let read = serde_saphyr::with_deserializer_from_str(text, |yaml| {
+        T::deserialize(serde_path_to_error::Deserializer::new(yaml, &mut track))
+    });
+    read.map_err(|error| {
         let line = error.location().map_or(1, |location| location.line());
         let message = error.without_snippet().to_string();
         // The library repeats the place at the end of its text.
         let message = message.split(" at line ").next().unwrap_or_default().replace('\n', " ");
+        // A path that ends in `?` is one to a key, or to where it is no YAML any more.
+        let path = track.path().to_string();
+        let message = match message.strip_prefix("duplicate mapping key: ") {
+            Some(key) => {
+                let key = key.split(',').next().unwrap_or_default();
+                let path = path.trim_end_matches('?').trim_start_matches('.');
+                format!("{path}{key}: is given twice: write it once")
+            }
+            None if path == "." || path.ends_with('?') => allowed(&message),
+            None => format!("{path}: {}", allowed(&message)),
+        };
         ManifestError { line, message }
     })
+}
+
+/// What may be written instead, where the library tells only of its types.
+fn allowed(message: &str) -> String {
+    let value = message
+        .strip_prefix("invalid value: string ")
+        .and_then(|rest| rest.strip_suffix(", expected a duration"));
+    if let Some(value) = value {
+        return format!("{value} is no duration: write 30s, 5m or 1h30m");
+    }
+    let whole_number = |most: u64| format!("this is no whole number from 0 to {most}");
+    match message {
+        "invalid u16" => "this is no port: write 1 to 65535".into(),
+        "invalid u32" => whole_number(u32::MAX.into()),
+        "invalid u64" => whole_number(u64::MAX),
+        "invalid boolean" => "this is neither true nor false".into(),
+        "expected sequence start" => "this is no list: write [a, b]".into(),
+        "expected mapping start" => "this is no mapping: write { key: value }".into(),
+        "expected end of mapping after enum variant value" => "only one key is allowed here".into(),
+        other => other.into(),
+    }
 }
 
 /// Rules beyond the types. The line is that of the field's last part, found by its name.

@@ -276,7 +276,7 @@ impl ActorTemplateSpec {
             return Err("spec.command: an argument has a NUL byte".into());
         }
         if self.port == 0 {
-            return Err("spec.port: 0 is no port".into());
+            return Err("spec.port: 0 is no port: write 1 to 65535".into());
         }
         if let Some(get) = self.readiness.http_get.as_ref().filter(|get| !is_path(&get.path)) {
             return Err(format!("spec.readiness.httpGet.path: {:?} is no path", get.path));

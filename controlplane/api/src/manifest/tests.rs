@@ -79,28 +79,48 @@ fn an_unknown_field_is_named_with_its_line() {
 }
 
 #[test]
-fn every_bad_value_gets_one_line_that_names_it() {
+fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
     let cases = [
-        ("port: 8080", "port: 0", "line 9: "),
-        ("port: 8080", "port: 70000", "line 9: "),
-        ("command: [\"/counter\"]", "command: []", "line 7: "),
-        ("command: [\"/counter\"]", "command: [counter]", "line 7: "),
-        ("path: /healthz", "path: healthz", "line 11: "),
-        ("timeout: 20s", "timeout: 40s", "line 15: "),
-        ("timeout: 20s", "timeout: soon", "line 15: "),
-        ("maxParked: 1000", "maxParked: 0", "line 15: "),
-        ("memory: 256Mi", "memory: lots", "line 12: "),
-        ("runtime: gvisor", "runtime: docker", "line 5: "),
-        ("name: LOG", "name: 1LOG", "line 8: "),
-        ("name: counter", "name: Counter", "line 3: "),
-        ("kind: ActorTemplate", "kind: Deployment", "line 2: "),
-        ("v1alpha1", "v9", "line 1: "),
-        ("onRestoreFailure: Refuse", "onRestoreFailure: Never", "line 17: "),
-        ("{ directory: ./rootfs }", "{ directory: ./a, image: b }", "line 6: "),
+        ("port: 8080", "port: 0", "line 9: spec.port: ", "1 to 65535"),
+        ("port: 8080", "port: 80800", "line 9: spec.port: ", "1 to 65535"),
+        ("port: 8080", "port: http", "line 9: spec.port: ", "1 to 65535"),
+        ("port: 8080", "port: 1\n  port: 2", "line 10: spec.port: ", "once"),
+        ("protocol: http1", "protocol: h3", "line 10: spec.protocol: ", "http1, h2c"),
+        ("[\"/counter\"]", "[]", "line 7: spec.command: ", "name the program"),
+        ("[\"/counter\"]", "[counter]", "line 7: spec.command: ", "absolute"),
+        ("[\"/counter\"]", "/counter", "line 7: spec.command: ", "write [a, b]"),
+        ("value: info", "valeu: info", "line 8: spec.env[0].valeu: ", "name, value"),
+        ("path: /healthz", "path: healthz", "line 11: spec.readiness.httpGet.path: ", "no path"),
+        ("suspendAfter: 1h", "suspendAfter: -1h", "line 14: spec.idle.suspendAfter: ", "write 30s"),
+        ("suspendAfter: 1h", "suspendAfter: 10", "line 14: spec.idle.suspendAfter: ", "write 30s"),
+        ("keepWarm: false", "keepWarm: maybe", "line 14: spec.idle.keepWarm: ", "true nor false"),
+        ("timeout: 20s", "timeout: 40s", "line 15: spec.wake: ", "raise"),
+        ("timeout: 20s", "timeout: soon", "line 15: spec.wake.timeout: ", "write 30s"),
+        ("maxParked: 1000", "maxParked: 0", "line 15: spec.wake.maxParked: ", "every request"),
+        ("maxParked: 1000", "maxParked: -1", "line 15: spec.wake.maxParked: ", "from 0 to"),
+        ("memory: 256Mi", "memory: lots", "line 12: spec.resources.memory: ", "write 256Mi"),
+        ("runtime: gvisor", "runtime: docker", "line 5: spec.runtime: ", "gvisor, criu"),
+        ("name: LOG", "name: 1LOG", "line 8: spec.env: ", "no"),
+        ("name: counter", "name: Counter", "line 3: metadata.name ", "a-z"),
+        ("kind: ActorTemplate", "kind: Deployment", "line 2: kind ", "ActorTemplate"),
+        ("v1alpha1", "v9", "line 1: apiVersion ", "v1alpha1"),
+        ("Failure: Refuse", "Failure: Never", "line 17: spec.onRestoreFailure: ", "ColdStart"),
+        ("{ directory: ./rootfs }", "{ directory: ./a, image: b }", "line 6: spec.rootfs", "one"),
+        ("{ directory: ./rootfs }", "./rootfs", "line 6: spec.rootfs: ", "directory, image"),
+        (
+            "{ tier: standard }",
+            "[tier]",
+            "line 13: spec.workerSelector.matchLabels: ",
+            "key: value",
+        ),
+        ("  runtime: gvisor  ", "  #", "line 17: spec: ", "`runtime`"),
+        ("spec:\n", "spec: {\n", "line 6: ", "}"),
     ];
-    for (from, to, at) in cases {
-        let e = error(&FULL.replace(from, to));
-        assert!(e.starts_with(at) && !e.contains('\n'), "{to}: {e}");
+    for (from, to, at, allowed) in cases {
+        let changed = FULL.replace(from, to);
+        assert_ne!(changed, FULL, "{from}");
+        let e = error(&changed);
+        assert!(e.starts_with(at) && e.contains(allowed) && !e.contains('\n'), "{to}: {e}");
     }
 }
 

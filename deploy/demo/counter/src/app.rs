@@ -1,6 +1,9 @@
 //! The endpoints, and the state behind them.
 
+mod grpc;
+
 use std::convert::Infallible;
+use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,11 +12,12 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use futures::{Stream, StreamExt, stream};
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -84,6 +88,9 @@ impl App {
             .route("/echo", post(echo))
             .route("/bytes", get(bytes))
             .route("/fill", any(fill))
+            .route("/trailers", any(trailers))
+            .route("/status", any(status))
+            .route("/demo.Echo/{method}", post(grpc::serve))
             .with_state(self.clone())
     }
 }
@@ -175,6 +182,33 @@ async fn echo(body: Body) -> Response {
         }
     }
     json_line(&json!({ "length": length, "sha256": format!("{:x}", sha256.finalize()) }))
+}
+
+/// Reads the body; answers with the request's trailers as the body, and with trailers of its own.
+async fn trailers(body: Body) -> Response {
+    let Ok(read) = body.collect().await else { return bad_request("body ended early") };
+    let received = read.trailers().cloned().unwrap_or_default();
+    let own = HeaderMap::from_iter([(
+        HeaderName::from_static("x-length"),
+        HeaderValue::from(read.to_bytes().len()),
+    )]);
+    let (head, object) = headers(received).await.into_parts();
+    let named =
+        ([(header::TRAILER, "x-length")], Body::new(object.with_trailers(ready(Some(Ok(own))))));
+    (head.status, named).into_response()
+}
+
+#[derive(Deserialize)]
+struct Status {
+    code: u16,
+}
+
+/// Answers with this status and no body, whatever the request is, and reads nothing of it.
+async fn status(Query(Status { code }): Query<Status>) -> Response {
+    match StatusCode::from_u16(code) {
+        Ok(status) if code >= 200 => status.into_response(),
+        _ => bad_request("code must be a status, 200 or above"),
+    }
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 //! Everything it knows is in memory: a count of requests, a nonce drawn at start, a timer's ticks. An answer
 //! with the same nonce and the next count therefore comes from the very same process, however often that was
 //! put to sleep in between. The other endpoints ([`app`]) are what a proxy in front can get wrong: slow
-//! answers, streams, WebSockets, large bodies.
+//! answers, streams, WebSockets, gRPC, trailers, large bodies.
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge (h2c) are served on one port, `PORT` or 8080.
 
