@@ -6,6 +6,8 @@
 #[path = "node/support.rs"]
 mod support;
 
+#[path = "node/burst.rs"]
+mod burst;
 #[path = "node/control_plane.rs"]
 mod control_plane;
 #[path = "node/failure.rs"]

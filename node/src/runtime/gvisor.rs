@@ -5,6 +5,7 @@
 //! runsc writes its own errors as JSON lines into a file of the bundle, apart from the actor's output.
 
 mod flags;
+mod mend;
 mod spec;
 
 use std::{
@@ -33,6 +34,8 @@ const COMMAND: Duration = Duration::from_secs(10);
 const MAX_MESSAGE: usize = 2048;
 const ERRORS: &str = "runsc.log";
 const PID_FILE: &str = "pid";
+/// Of an image, the file with everything but the memory.
+const KERNEL: &str = "checkpoint.img";
 
 /// Where `runsc` is, what it can do, and where it keeps its state.
 #[derive(Debug)]
@@ -219,7 +222,21 @@ impl Runtime for Gvisor {
     fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
         let mut arguments = vec![format!("--image-path={}", image.display())];
         arguments.extend(self.flags.checkpoint.iter().map(ToString::to_string));
-        async move { self.control("checkpoint", &arguments, id).await }.boxed()
+        async move {
+            self.control("checkpoint", &arguments, id).await?;
+            if !self.flags.saves_dead_interests {
+                return Ok(());
+            }
+            let kernel = image.join(KERNEL);
+            let mended = files::blocking({
+                let kernel = kernel.clone();
+                move || mend::mend(&kernel)
+            });
+            let count = mended.await.map_err(Error::file("mend", &kernel))?;
+            tracing::debug!(id, count, "deleted epoll interests were taken out of an image");
+            Ok(())
+        }
+        .boxed()
     }
 
     fn kill<'a>(&'a self, bundle: &'a Path) -> BoxFuture<'a, Result<(), Error>> {

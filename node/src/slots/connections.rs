@@ -11,6 +11,7 @@
 //!   rules       ── reset, by the ACK's own numbers ──▶ sandbox: the connection is gone, the server sees it end
 //!   this module ── reset, by the ACK's own numbers ──▶ client: a proxy takes it out of its pool
 //!   this module ── SYN ──▶ sandbox ── SYN-ACK or reset: it is gone indeed
+//!   this module ── reset ──▶ sandbox: nor is there the one that this SYN began
 //! ```
 //!
 //! The SYN carries a byte, which makes gVisor answer each one; a SYN's byte is never given to the server.
@@ -94,11 +95,16 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
             say(&mouth, *client, SocketAddrV4::new(INSIDE, *port), SYN, 0, &[0])?;
         }
         let deadline = Instant::now() + Duration::from_millis(1 << round);
-        while let Some((flow, flags, sequence)) = hear(&ear, deadline)? {
+        while let Some(Heard { flow, flags, sequence, acknowledged }) = hear(&ear, deadline)? {
             if !open.contains(&flow) {
                 continue;
             }
-            if flags & (RST | SYN) != 0 {
+            if flags & SYN != 0 {
+                // What the SYN began must not be in the image: it would keep this client's port for ever.
+                let inside = SocketAddrV4::new(INSIDE, flow.port);
+                say(&mouth, flow.client, inside, RST, acknowledged, &[])?;
+                open.remove(&flow);
+            } else if flags & RST != 0 {
                 open.remove(&flow);
             } else if flags & ACK != 0 {
                 say(&mouth, endpoint, flow.client, RST, sequence, &[])?;
@@ -113,8 +119,17 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
     Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
 }
 
-/// The next packet of the sandbox: whose connection, which flags, which sequence number. `None` at the deadline.
-fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<(Flow, u8, u32)>> {
+/// A packet of the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Heard {
+    flow: Flow,
+    flags: u8,
+    sequence: u32,
+    acknowledged: u32,
+}
+
+/// The next packet of the sandbox; `None` at the deadline.
+fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<Heard>> {
     let mut packet = [0; 128];
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).as_micros() as i64;
@@ -135,7 +150,7 @@ fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<(Flow, u8, u32)>>
     }
 }
 
-fn from_sandbox(packet: &[u8]) -> Option<(Flow, u8, u32)> {
+fn from_sandbox(packet: &[u8]) -> Option<Heard> {
     let first = *packet.first()?;
     let header = usize::from(first & 0xf) * 4;
     let address =
@@ -146,8 +161,8 @@ fn from_sandbox(packet: &[u8]) -> Option<(Flow, u8, u32)> {
     let tcp = packet.get(header..)?;
     let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
     let flow = Flow { client: SocketAddrV4::new(address(16)?, port(2)?), port: port(0)? };
-    let sequence = u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?);
-    Some((flow, *tcp.get(13)?, sequence))
+    let number = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
+    Some(Heard { flow, flags: *tcp.get(13)?, sequence: number(4)?, acknowledged: number(8)? })
 }
 
 fn say(
@@ -320,7 +335,8 @@ mod tests {
         assert_eq!(checksum(&summed), 0);
         assert_eq!(from_sandbox(&knock), None);
         let answer = segment(inside, FLOW.client, SYN | ACK, 77, &[]);
-        assert_eq!(from_sandbox(&answer), Some((FLOW, SYN | ACK, 77)));
+        let heard = Heard { flow: FLOW, flags: SYN | ACK, sequence: 77, acknowledged: 0 };
+        assert_eq!(from_sandbox(&answer), Some(heard));
         for length in 0..33 {
             assert_eq!(from_sandbox(&answer[..length]), None);
         }

@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::runtime::Error;
 
+/// The first release that saves only the epoll interests there are (gVisor 5d857245b).
+const MENDED: u32 = 20_260_330;
+
 /// Flags this binary knows among those Reveille uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flags {
@@ -14,6 +17,8 @@ pub(crate) struct Flags {
     pub(crate) net_disconnect_ok: bool,
     /// Those to give to `checkpoint`.
     pub(crate) checkpoint: Vec<&'static str>,
+    /// Its images need [`mend`](super::mend).
+    pub(crate) saves_dead_interests: bool,
     leave_running: bool,
     restore: bool,
 }
@@ -33,7 +38,7 @@ impl Flags {
     /// Reads the four texts.
     pub(crate) fn parse(version: &str, global: &str, checkpoint: &str, restore: &str) -> Self {
         let first = version.lines().next().unwrap_or_default();
-        let version = first.rsplit(' ').next().unwrap_or_default().into();
+        let version: String = first.rsplit(' ').next().unwrap_or_default().into();
         let has = |text: &str, flag: &str| names(text).any(|name| name == flag);
         // `-direct` is left out: an image just written is hashed and mostly restored from the page cache.
         let wanted = [
@@ -43,6 +48,7 @@ impl Flags {
         ];
         let given = wanted.iter().filter(|(name, _)| has(checkpoint, name));
         Self {
+            saves_dead_interests: release(&version).is_none_or(|date| date < MENDED),
             version,
             net_disconnect_ok: has(global, "net-disconnect-ok"),
             checkpoint: given.map(|(_, argument)| *argument).collect(),
@@ -65,6 +71,12 @@ impl Flags {
             "runsc {version} has no `{missing}`: install release 20240729 or a newer one"
         )))
     }
+}
+
+/// The date in the name of a release: of `release-20260406.0` and of Debian's `0.0~20240729.0`.
+fn release(version: &str) -> Option<u32> {
+    let digits = version.split(|c: char| !c.is_ascii_digit()).find(|digits| digits.len() == 8)?;
+    digits.parse().ok()
 }
 
 /// Names of the flags in a help text of Go's `flag` package.
@@ -129,6 +141,7 @@ mod tests {
     fn the_flags_of_release_20240729_are_found() {
         let flags = Flags::parse(VERSION, GLOBAL, CHECKPOINT, RESTORE);
         assert_eq!(flags.version, "0.0~20240729.0");
+        assert!(flags.saves_dead_interests);
         assert!(flags.net_disconnect_ok);
         let all = ["--leave-running", "--compression=none", "--exclude-committed-zero-pages"];
         assert_eq!(flags.checkpoint, all);
@@ -144,6 +157,13 @@ mod tests {
         let ancient = CHECKPOINT.replace("-leave-running", "-other");
         let error = Flags::parse(VERSION, "", &ancient, RESTORE).check().unwrap_err().to_string();
         assert!(error.contains("checkpoint --leave-running"), "{error}");
+    }
+
+    #[test]
+    fn only_releases_before_the_cure_need_their_images_mended() {
+        let mends = |version| Flags::parse(version, "", CHECKPOINT, RESTORE).saves_dead_interests;
+        assert!(mends("runsc version release-20260323.0") && mends("runsc version HEAD"));
+        assert!(!mends("runsc version release-20260330.0\nspec: 1.2.0\n"));
     }
 
     #[test]
