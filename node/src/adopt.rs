@@ -51,10 +51,6 @@ impl Candidate {
         &self.record.sandbox
     }
 
-    pub(crate) fn record(&self) -> &ActivationRecord {
-        &self.record
-    }
-
     pub(crate) fn actor(&self) -> &ActorKey {
         &self.actor
     }

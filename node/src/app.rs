@@ -94,7 +94,9 @@ impl Config {
         let candidates = Candidate::among(&known);
         let keep: Vec<_> = candidates.iter().map(|c| c.sandbox().to_owned()).collect();
         runtime.sweep(&keep).await?;
-        let held: Vec<_> = candidates.iter().map(|c| c.record().held()).collect();
+        // Of the dead ones too: there may be clients to be told.
+        let held: Vec<_> =
+            known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();
         let slots = Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held).await?;
         let (exited, exits) = mpsc::channel(EXITS);
         let core = Arc::new(Core {
@@ -112,7 +114,7 @@ impl Config {
             layout,
         });
         let actors = Arc::new(Actors::new(core));
-        adopt(&actors, known, candidates).await.map_err(BuildError::State)?;
+        adopt(&actors, known, candidates).await;
         let introduction =
             Introduction { address: address.clone(), workers: self.workers, labels: self.labels };
         let control_plane = self.control_plane;
@@ -229,7 +231,7 @@ async fn rotate(actors: Arc<Actors>) -> Infallible {
     }
 }
 
-async fn adopt(actors: &Actors, known: Vec<Record>, candidates: Vec<Candidate>) -> io::Result<()> {
+async fn adopt(actors: &Actors, known: Vec<Record>, candidates: Vec<Candidate>) {
     let core = actors.core();
     let adopted = candidates
         .into_iter()
@@ -242,12 +244,14 @@ async fn adopt(actors: &Actors, known: Vec<Record>, candidates: Vec<Candidate>) 
         let activation = adopted.remove(&record.actor);
         let fence = if activation.is_some() { record.fence } else { fence_without(&record) };
         if activation.is_none() && record.activation.is_some() {
-            let actor = record.actor.clone();
-            core.records.save(&Record { actor, fence, activation: None })?;
+            let ended = Record { actor: record.actor.clone(), fence, activation: None };
+            if let Err(error) = core.records.save(&ended) {
+                // A full disk must not keep the others down. The next start finds it dead again.
+                tracing::warn!(actor = %record.actor, %error, "the record of an actor that is gone was not written");
+            }
         }
         actors.restore(record.actor, fence, activation);
     }
-    Ok(())
 }
 
 fn lock(layout: &Layout) -> Result<File, BuildError> {

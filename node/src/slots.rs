@@ -246,7 +246,7 @@ impl Slots {
         Some(Lease { slot: slot.clone(), wiring, recycling: self.recycling.clone() })
     }
 
-    /// Makes those ready that were kept for an adoption which then did not happen.
+    /// Makes those ready that were kept for an adoption which then did not happen. Clients of what was there are told.
     pub(crate) fn ready_the_rest(&self) {
         for slot in &self.slots {
             let Ok(wiring) = slot.wiring.clone().try_lock_owned() else { continue };
@@ -318,6 +318,11 @@ impl Slot {
     async fn renew(&self, wiring: &mut Wiring) -> io::Result<()> {
         (wiring.inner, wiring.prepared) = (None, None);
         self.firewall.close_all(&self.outer).await?;
+        let worker = self.subnet.worker();
+        let reset = self.outer.enter(move || connections::reset_clients(worker)).await;
+        if let Err(error) = reset.flatten() {
+            tracing::debug!(%error, "clients of a sandbox that is gone were not told");
+        }
         let old = wiring.link.take();
         wiring.generation += 1;
         let link = format!("in{}", wiring.generation);

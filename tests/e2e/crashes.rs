@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::task::JoinHandle;
 
 use crate::{
     COUNTER,
     harness::{
-        client::Count,
+        client::{Answer, Count},
         cluster::{Cluster, Options},
         eventually, machine_can_run_it,
         manifest::Manifests,
         processes,
     },
+    sleep::eventually_in_flight,
 };
 
 async fn cluster() -> Cluster {
@@ -151,6 +153,45 @@ async fn a_sandbox_that_dies_is_seen_and_the_next_request_wakes_the_last_snapsho
     let first = cluster.client.get(COUNTER, "/").await.count();
     cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
     cluster.client.get(COUNTER, "/").await.count();
+    kill_sandboxes(&cluster);
+    let woken = answers_again(&cluster, "the sandbox").await;
+    assert_eq!((woken.count, &woken.nonce), (2, &first.nonce));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_at_a_sandbox_that_goes_away_gets_its_503_at_once() {
+    if !machine_can_run_it("requests in flight") {
+        return;
+    }
+    let cluster = cluster().await;
+    // A snapshot to come back to.
+    cluster.client.get(COUNTER, "/").await.count();
+    cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+    let in_flight = async || {
+        answers_again(&cluster, "nothing").await;
+        let client = cluster.client.clone();
+        let slow = tokio::task::spawn(async move { client.get(COUNTER, "/slow?ms=60000").await });
+        eventually_in_flight(&cluster).await;
+        slow
+    };
+    let at_once = async |slow: JoinHandle<Answer>, what: &str| {
+        // Far above what it takes, far below any timeout of Envoy's.
+        let answer = tokio::time::timeout(Duration::from_secs(8), slow).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{what}: it waits on")).expect("joined");
+        assert_eq!((answer.status.as_u16(), answer.reason()), (503, Some("upstream_reset")));
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+    };
+    let slow = in_flight().await;
+    kill_sandboxes(&cluster);
+    at_once(slow, "killed").await;
+    let slow = in_flight().await;
+    cluster.ok(&["delete", "actor", "counter", "-n", "demo"]).await;
+    at_once(slow, "deleted").await;
+    cluster.stop().await;
+}
+
+fn kill_sandboxes(cluster: &Cluster) {
     let dir = cluster.data_dir().to_string_lossy().into_owned();
     let sandboxes: Vec<_> = processes::all()
         .into_iter()
@@ -161,7 +202,4 @@ async fn a_sandbox_that_dies_is_seen_and_the_next_request_wakes_the_last_snapsho
     for sandbox in sandboxes {
         processes::signal(sandbox.pid, Signal::SIGKILL);
     }
-    let woken = answers_again(&cluster, "the sandbox").await;
-    assert_eq!((woken.count, &woken.nonce), (2, &first.nonce));
-    cluster.stop().await;
 }

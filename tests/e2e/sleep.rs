@@ -42,7 +42,7 @@ async fn a_suspend_waits_for_the_request_in_flight() {
     cluster.stop().await;
 }
 
-async fn eventually_in_flight(cluster: &Cluster) {
+pub(crate) async fn eventually_in_flight(cluster: &Cluster) {
     crate::harness::eventually("a request is in flight", Duration::from_secs(5), || async {
         let metrics = metrics(cluster).await;
         let busy = metrics

@@ -1,4 +1,4 @@
-//! Connections into a sandbox: finding them, and ending them from the sandbox's side too.
+//! Connections into a sandbox: finding them, and ending them from either side.
 //!
 //! A checkpoint of gVisor ends the connections that are open, but while it is written: a server that waits for events
 //! with epoll then never sees another one after the restore (gvisor#13920 is of this kind). Closing the endpoint does
@@ -13,6 +13,9 @@
 //!   this module ── SYN ──▶ sandbox ── SYN-ACK or reset: it is gone indeed
 //!   this module ── reset ──▶ sandbox: nor is there the one that this SYN began
 //! ```
+//!
+//! A sandbox that is gone without having ended its connections leaves clients that wait for an answer: their packets
+//! are answered by nobody, or they have none to send. They are made to speak in the same way, in the endpoint's name.
 //!
 //! The SYN carries a byte, which makes gVisor answer each one; a SYN's byte is never given to the server.
 
@@ -67,21 +70,48 @@ const TCP: u8 = 6;
 const RST: u8 = 0x04;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// Rounds of [`end_all`]; each takes twice as long as the one before, the first 2 ms: a second in all, however
+/// Rounds of [`end`]; each takes twice as long as the one before, the first 2 ms: a second in all, however
 /// much the sandbox sends.
 const ROUNDS: u32 = 9;
 
-/// A connection as the sandbox sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A connection into a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flow {
     client: SocketAddrV4,
+    /// The port of the endpoint.
+    endpoint: u16,
     /// The sandbox's port.
     port: u16,
 }
 
+/// Who is spoken to, and in whose name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+}
+
 /// Ends every connection made through the endpoint, in the thread's namespace. The endpoint must be closed.
 pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
-    let mut open: BTreeSet<_> = flows(endpoint.port())?.into_iter().collect();
+    let flows = flows()?.into_iter().filter(|flow| flow.endpoint == endpoint.port());
+    let open =
+        flows.map(|flow| Pair { from: flow.client, to: SocketAddrV4::new(INSIDE, flow.port) });
+    // The rules reset the sandbox's end.
+    end(open.collect(), |pair, heard| (Pair { from: endpoint, to: pair.from }, heard.sequence))
+}
+
+/// Ends every connection into the thread's namespace at the client's end. There is no sandbox any more.
+pub(super) fn reset_clients(worker: Ipv4Addr) -> io::Result<()> {
+    let flows = flows()?.into_iter();
+    let open = flows
+        .map(|flow| Pair { from: SocketAddrV4::new(worker, flow.endpoint), to: flow.client })
+        .collect();
+    end(open, |pair, heard| (pair, heard.acknowledged))
+}
+
+/// Makes each speak whose connection is still there and sends the reset that follows from what it says, until all are
+/// gone.
+fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> io::Result<()> {
     if open.is_empty() {
         return Ok(());
     }
@@ -90,27 +120,28 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
     let mouth = socket(AddressFamily::Inet, SockType::Raw, close, SockProtocol::Raw)?;
     let count = open.len();
     for round in 1..=ROUNDS {
-        for Flow { client, port } in &open {
+        for pair in &open {
             // A byte of payload, and a sequence number that matters to nobody.
-            say(&mouth, *client, SocketAddrV4::new(INSIDE, *port), SYN, 0, &[0])?;
+            say(&mouth, *pair, SYN, 0, &[0])?;
         }
         let deadline = Instant::now() + Duration::from_millis(1 << round);
-        while let Some(Heard { flow, flags, sequence, acknowledged }) = hear(&ear, deadline)? {
-            if !open.contains(&flow) {
+        while let Some(heard) = hear(&ear, deadline)? {
+            let pair = heard.pair;
+            if !open.contains(&pair) {
                 continue;
             }
-            if flags & SYN != 0 {
-                // What the SYN began must not be in the image: it would keep this client's port for ever.
-                let inside = SocketAddrV4::new(INSIDE, flow.port);
-                say(&mouth, flow.client, inside, RST, acknowledged, &[])?;
-                open.remove(&flow);
-            } else if flags & RST != 0 {
-                open.remove(&flow);
-            } else if flags & ACK != 0 {
-                say(&mouth, endpoint, flow.client, RST, sequence, &[])?;
+            if heard.flags & SYN != 0 {
+                // What the SYN began must not stay: for a sandbox it would be in the way of this client's port.
+                say(&mouth, pair, RST, heard.acknowledged, &[])?;
+                open.remove(&pair);
+            } else if heard.flags & RST != 0 {
+                open.remove(&pair);
+            } else if heard.flags & ACK != 0 {
+                let (pair, sequence) = reset(pair, heard);
+                say(&mouth, pair, RST, sequence, &[])?;
             }
             if open.is_empty() {
-                tracing::debug!(count, round, "idle connections were ended");
+                tracing::debug!(count, round, "connections were ended");
                 return Ok(());
             }
         }
@@ -119,16 +150,16 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
     Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
 }
 
-/// A packet of the sandbox.
+/// A TCP packet: the answer to what was said to a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Heard {
-    flow: Flow,
+    pair: Pair,
     flags: u8,
     sequence: u32,
     acknowledged: u32,
 }
 
-/// The next packet of the sandbox; `None` at the deadline.
+/// The next packet; `None` at the deadline.
 fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<Heard>> {
     let mut packet = [0; 128];
     loop {
@@ -140,7 +171,7 @@ fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<Heard>> {
         setsockopt(ear, ReceiveTimeout, &TimeVal::microseconds(left))?;
         match recv(ear.as_raw_fd(), &mut packet, MsgFlags::empty()) {
             Ok(length) => {
-                if let Some(heard) = from_sandbox(&packet[..length]) {
+                if let Some(heard) = understand(&packet[..length]) {
                     return Ok(Some(heard));
                 }
             }
@@ -150,43 +181,33 @@ fn hear(ear: &OwnedFd, deadline: Instant) -> io::Result<Option<Heard>> {
     }
 }
 
-fn from_sandbox(packet: &[u8]) -> Option<Heard> {
+fn understand(packet: &[u8]) -> Option<Heard> {
     let first = *packet.first()?;
     let header = usize::from(first & 0xf) * 4;
     let address =
         |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
-    if first >> 4 != 4 || *packet.get(9)? != TCP || address(12)? != INSIDE {
+    if first >> 4 != 4 || *packet.get(9)? != TCP {
         return None;
     }
     let tcp = packet.get(header..)?;
     let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
-    let flow = Flow { client: SocketAddrV4::new(address(16)?, port(2)?), port: port(0)? };
     let number = |at: usize| Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?));
-    Some(Heard { flow, flags: *tcp.get(13)?, sequence: number(4)?, acknowledged: number(8)? })
+    let pair = Pair {
+        from: SocketAddrV4::new(address(16)?, port(2)?),
+        to: SocketAddrV4::new(address(12)?, port(0)?),
+    };
+    Some(Heard { pair, flags: *tcp.get(13)?, sequence: number(4)?, acknowledged: number(8)? })
 }
 
-fn say(
-    mouth: &OwnedFd,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    flags: u8,
-    sequence: u32,
-    payload: &[u8],
-) -> io::Result<()> {
-    let packet = segment(from, to, flags, sequence, payload);
-    let address = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+fn say(mouth: &OwnedFd, pair: Pair, flags: u8, sequence: u32, payload: &[u8]) -> io::Result<()> {
+    let packet = segment(pair, flags, sequence, payload);
+    let address = SockaddrIn::from(SocketAddrV4::new(*pair.to.ip(), 0));
     sendto(mouth.as_raw_fd(), &packet, &address, MsgFlags::empty())?;
     Ok(())
 }
 
 /// A TCP segment with its IP header.
-fn segment(
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    flags: u8,
-    sequence: u32,
-    payload: &[u8],
-) -> Vec<u8> {
+fn segment(Pair { from, to }: Pair, flags: u8, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let mut tcp = Vec::with_capacity(21);
     tcp.extend(from.port().to_be_bytes());
     tcp.extend(to.port().to_be_bytes());
@@ -228,8 +249,8 @@ pub(super) fn forget_all() -> io::Result<()> {
     check_error(&reply[..length])
 }
 
-/// What conntrack remembers of connections through the port.
-fn flows(port: u16) -> io::Result<Vec<Flow>> {
+/// What conntrack remembers of connections through endpoints.
+fn flows() -> io::Result<Vec<Flow>> {
     let socket = ask(CONNTRACK_GET, REQUEST | DUMP)?;
     let mut flows = Vec::new();
     let mut buffer = vec![0; 64 << 10];
@@ -246,7 +267,7 @@ fn flows(port: u16) -> io::Result<Vec<Flow>> {
                     check_error(message)?;
                     return Ok(flows);
                 }
-                _ => flows.extend(message.get(HEADERS..).and_then(|body| flow(body, port))),
+                _ => flows.extend(message.get(HEADERS..).and_then(flow)),
             }
             rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -299,13 +320,13 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-fn flow(message: &[u8], endpoint: u16) -> Option<Flow> {
+fn flow(message: &[u8]) -> Option<Flow> {
     let port = |proto, kind| Some(u16::from_be_bytes(attribute(proto, kind)?.try_into().ok()?));
     let original = attribute(attribute(message, TUPLE_ORIGINAL)?, TUPLE_PROTO)?;
-    if attribute(original, PROTO_NUMBER)? != [TCP] || port(original, PROTO_DESTINATION)? != endpoint
-    {
+    if attribute(original, PROTO_NUMBER)? != [TCP] {
         return None;
     }
+    let endpoint = port(original, PROTO_DESTINATION)?;
     let state =
         attribute(attribute(attribute(message, PROTO_STATE)?, STATE_TCP)?, STATE_TCP_STATE)?;
     if !HELD.contains(state.first()?) {
@@ -316,29 +337,28 @@ fn flow(message: &[u8], endpoint: u16) -> Option<Flow> {
         attribute(attribute(reply, TUPLE_IP)?, IP_DESTINATION)?.try_into().ok()?;
     let proto = attribute(reply, TUPLE_PROTO)?;
     let client = SocketAddrV4::new(client.into(), port(proto, PROTO_DESTINATION)?);
-    Some(Flow { client, port: port(proto, PROTO_SOURCE)? })
+    Some(Flow { client, endpoint, port: port(proto, PROTO_SOURCE)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FLOW: Flow =
-        Flow { client: SocketAddrV4::new(Ipv4Addr::new(10, 213, 0, 1), 40_000), port: 8080 };
+    const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 213, 0, 1), 40_000);
+    const FLOW: Flow = Flow { client: CLIENT, endpoint: 20_017, port: 8080 };
 
     #[test]
-    fn a_segment_is_valid_and_read_back_only_if_it_is_the_sandboxs() {
-        let inside = SocketAddrV4::new(INSIDE, FLOW.port);
-        let knock = segment(FLOW.client, inside, SYN, 0, &[0]);
-        assert_eq!(knock.len(), 41);
-        let summed = [&knock[12..20], &[0, TCP, 0, 21], &knock[20..]].concat();
+    fn a_segment_is_valid_and_its_answer_is_of_the_same_pair() {
+        let knock = Pair { from: CLIENT, to: SocketAddrV4::new(INSIDE, FLOW.port) };
+        let packet = segment(knock, SYN, 0, &[0]);
+        assert_eq!(packet.len(), 41);
+        let summed = [&packet[12..20], &[0, TCP, 0, 21], &packet[20..]].concat();
         assert_eq!(checksum(&summed), 0);
-        assert_eq!(from_sandbox(&knock), None);
-        let answer = segment(inside, FLOW.client, SYN | ACK, 77, &[]);
-        let heard = Heard { flow: FLOW, flags: SYN | ACK, sequence: 77, acknowledged: 0 };
-        assert_eq!(from_sandbox(&answer), Some(heard));
+        let answer = segment(Pair { from: knock.to, to: knock.from }, SYN | ACK, 77, &[]);
+        let heard = Heard { pair: knock, flags: SYN | ACK, sequence: 77, acknowledged: 0 };
+        assert_eq!(understand(&answer), Some(heard));
         for length in 0..33 {
-            assert_eq!(from_sandbox(&answer[..length]), None);
+            assert_eq!(understand(&answer[..length]), None);
         }
     }
 
@@ -379,10 +399,9 @@ mod tests {
             let state = nest(STATE_TCP | 0x8000, &nest(STATE_TCP_STATE, &[state]));
             [original.clone(), reply.clone(), nest(PROTO_STATE | 0x8000, &state)].concat()
         };
-        assert_eq!(flow(&message(3), 20_017), Some(FLOW));
-        assert_eq!(flow(&message(3), 20_018), None);
-        assert_eq!(flow(&message(3)[..20], 20_017), None);
+        assert_eq!(flow(&message(3)), Some(FLOW));
+        assert_eq!(flow(&message(3)[..20]), None);
         // TIME_WAIT
-        assert_eq!(flow(&message(7), 20_017), None);
+        assert_eq!(flow(&message(7)), None);
     }
 }

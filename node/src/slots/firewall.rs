@@ -108,10 +108,10 @@ fn ruleset() -> String {
     add("  type filter hook input priority filter; policy drop;");
     add(&format!("  iifname {UPLINK} meta l4proto tcp reject with tcp reset"));
     add("}");
-    // What this node itself sends to the sandbox to end connections is none.
+    // What this node itself sends to end connections belongs to none.
     add("chain output {");
     add("  type filter hook output priority raw; policy accept;");
-    add(&format!("  ip daddr {INSIDE} notrack"));
+    add("  notrack");
     add("}");
     rules.push_str("}\n");
     rules

@@ -3,12 +3,19 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
-use crate::support::{Node, Place, Wake, count, get, reason};
+use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset, reason};
 
 async fn failed(node: &Node, wake: &Wake) -> (String, String) {
     let status = node.activate(wake).await.unwrap_err();
     (reason(&status), status.message().to_owned())
+}
+
+fn sandbox_pid(place: &Place) -> String {
+    let record = fs::read_to_string(place.path("node/records/demo/counter.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    record["activation"]["process"]["pid"].to_string()
 }
 
 fn flip_a_byte(path: &Path) {
@@ -159,9 +166,7 @@ async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on() {
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     get(&wake.endpoint, "/fill?mb=64").await.unwrap();
-    let record = fs::read_to_string(place.path("node/records/demo/counter.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    let pid = record["activation"]["process"]["pid"].to_string();
+    let pid = sandbox_pid(&place);
     let kill = async {
         node.eventually_going_down().await;
         Command::new("kill").args(["-9", &pid]).status().unwrap();
@@ -170,6 +175,35 @@ async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on() {
     let status = suspended.unwrap_err();
     assert_eq!(status.code(), tonic::Code::NotFound, "{}", status.message());
     assert!(node.inventory().await.activations.is_empty());
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_to_a_sandbox_that_is_gone_are_reset_at_once() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    for epoch in 1..=2 {
+        let endpoint = node.activate(&place.wake(epoch)).await.unwrap().endpoint;
+        let mut idle = ask(&endpoint, "/").await;
+        idle.read_exact(&mut [0; 12]).await.unwrap();
+        let waiting = ask(&endpoint, "/slow?ms=60000").await;
+        // In order: when this one is answered, the others have arrived.
+        count(&endpoint).await;
+        if epoch == 1 {
+            Command::new("kill").args(["-9", &sandbox_pid(&place)]).status().unwrap();
+        } else {
+            node.destroy_activation(epoch).await.unwrap();
+        }
+        for stream in [waiting, idle] {
+            is_reset(stream).await;
+        }
+        eventually("the node has seen it", async || match node.inventory().await.activations {
+            none if none.is_empty() => Ok(()),
+            some => Err(format!("{some:?}")),
+        })
+        .await;
+    }
     node.destroy().await;
     place.eventually_traces(&Default::default()).await;
 }

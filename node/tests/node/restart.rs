@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use crate::support::{Place, count, get};
+use crate::support::{Place, ask, count, get, is_reset};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn actors_answer_without_an_agent_and_the_next_one_adopts_them() {
@@ -93,7 +93,9 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
     place.eventually_traces(&fresh).await;
 
     // That epoch may be tried again. This time the sandbox dies together with the agent.
-    node.activate(&place.wake(1)).await.unwrap();
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    let waiting = ask(&wake.endpoint, "/slow?ms=60000").await;
+    count(&wake.endpoint).await;
     node.crash().await;
     let record = fs::read_to_string(place.path("node/records/demo/counter.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
@@ -101,6 +103,7 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
     assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     let node = place.start(2).await;
     assert!(node.running.is_empty());
+    is_reset(waiting).await;
     place.eventually_traces(&fresh).await;
     assert!(node.activate(&place.wake(1)).await.is_err(), "that epoch has served");
     count(&node.activate(&place.wake(2)).await.unwrap().endpoint).await;

@@ -343,6 +343,22 @@ pub(crate) async fn get(endpoint: &str, path: &str) -> std::io::Result<String> {
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
+/// A connection on which this was sent.
+pub(crate) async fn ask(endpoint: &str, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(endpoint).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: counter.demo\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Waits for its end, much less long than anything but a reset would take.
+pub(crate) async fn is_reset(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+    let error = end.expect("it is reset and not left waiting").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 /// The reason a failed call names.
 pub(crate) fn reason(status: &Status) -> String {
     let named = status.metadata().get("reveille-reason").and_then(|value| value.to_str().ok());
