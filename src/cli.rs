@@ -2,6 +2,7 @@
 
 mod actor;
 pub(crate) mod apply;
+mod certs;
 mod completion;
 mod describe;
 mod events;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Events(events::Args),
     Top(top::Args),
     Doctor(doctor::Args),
+    Certs(certs::Args),
     Router(Box<roles::router::Args>),
     Dns(Box<roles::dns::Args>),
     Controlplane(Box<roles::controlplane::Args>),
@@ -83,6 +85,7 @@ impl Command {
             Self::Events(args) => client(args.run()),
             Self::Top(args) => client(args.run()),
             Self::Doctor(args) => client(args.run()),
+            Self::Certs(args) => args.run(),
             Self::Router(args) => roles::run(*args),
             Self::Dns(args) => roles::run(*args),
             Self::Controlplane(args) => roles::run(*args),

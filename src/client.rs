@@ -7,7 +7,7 @@ use std::{
 
 use reveille_api::{
     manifest::DEFAULT_NAMESPACE,
-    net::Address,
+    net::{Address, Expected, Role, Transport},
     proto::{self, control_client::ControlClient},
 };
 use tonic::{
@@ -17,7 +17,10 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    tls,
+};
 
 /// Where `up` keeps everything unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/reveille";
@@ -30,7 +33,7 @@ pub(crate) type Control = ControlClient<InterceptedService<Channel, Bearer>>;
 #[group(skip)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Args {
-    /// Control plane: unix:/path/to/socket or IP:PORT [default: the socket in the data directory]
+    /// Control plane: unix:/path/to/socket, IP:PORT or name:port [default: the socket in the data directory]
     #[arg(long, value_name = "ADDRESS", env = "REVEILLE_SERVER", hide_env_values = true)]
     pub(crate) server: Option<Address>,
     /// Data directory of `reveille up`, where its socket and token are found
@@ -40,6 +43,8 @@ pub(crate) struct Args {
     /// File with the token that a TCP address asks for [default: run/token in the data directory]
     #[arg(long, value_name = "FILE", env = "REVEILLE_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: tls::Args,
 }
 
 /// Which namespace a verb is about.
@@ -81,11 +86,20 @@ impl Args {
     /// Connects; says so when nothing answers.
     pub(crate) async fn connect(&self) -> Result<Control> {
         let address = self.address();
-        let bearer = match &address {
-            Address::Unix(_) => Bearer(None),
-            Address::Tcp(_) => Bearer(self.token()?),
+        let transport = match address.is_unix() {
+            true => Transport::unix(),
+            false => self.tls.transport(Role::Client, None)?,
         };
-        reach(&address).await.map_err(|error| match error.kind() {
+        let plain = !address.is_unix() && transport.identity().is_none();
+        if plain && !address.is_loopback() {
+            // The token would be anybody's who listens on the way.
+            return Err(Error::usage(format!(
+                "--server {address} is not on this machine: give --tls-cert, --tls-key and --tls-ca"
+            )));
+        }
+        let bearer = Bearer(if plain { self.token()? } else { None });
+        let server = || Expected::any(Role::ControlPlane);
+        transport.reach(&address, server()).await.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Error::failed(format!(
                 "no permission to open {address}: run this as the user that runs 'reveille up'"
             )),
@@ -95,7 +109,11 @@ impl Args {
             | io::ErrorKind::TimedOut => no_answer(&address),
             _ => Error::because(format!("cannot connect to {address}"), &error),
         })?;
-        Ok(ControlClient::with_interceptor(address.channel(), bearer))
+        let channel = match plain {
+            true => address.channel(),
+            false => transport.channel(&address, server()).map_err(Error::usage)?,
+        };
+        Ok(ControlClient::with_interceptor(channel, bearer))
     }
 
     fn token(&self) -> Result<Option<MetadataValue<Ascii>>> {
@@ -129,14 +147,6 @@ fn no_answer(address: &Address) -> Error {
         "no control plane answers at {address}: is 'reveille up' running? (--server and --data-dir \
          say where it is)"
     ))
-}
-
-/// One connection, thrown away: its error is plainer than what a channel makes of it.
-async fn reach(address: &Address) -> io::Result<()> {
-    match address {
-        Address::Unix(path) => tokio::net::UnixStream::connect(path).await.map(drop),
-        Address::Tcp(addr) => tokio::net::TcpStream::connect(addr).await.map(drop),
-    }
 }
 
 /// What a failed call means to the person who made it.

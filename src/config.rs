@@ -42,6 +42,9 @@ const SHARED: &[&str] = &[
     "max-requests",
     "envoy",
     "runsc",
+    "tls-cert",
+    "tls-key",
+    "tls-ca",
 ];
 /// Variable that names the file.
 const FILE_VARIABLE: &str = "REVEILLE_CONFIG";

@@ -83,7 +83,7 @@ impl LadderArgs {
 fn paths(addresses: &[&Address]) -> Vec<PathBuf> {
     let path = |address: &&Address| match address {
         Address::Unix(path) => Some(path.clone()),
-        Address::Tcp(_) => None,
+        Address::Tcp(_) | Address::Name { .. } => None,
     };
     addresses.iter().filter_map(path).collect()
 }

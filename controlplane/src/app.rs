@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use reveille_api::{
-    net::{Address, ListenError, Listener},
+    net::{Address, Authorize, ListenError, Listener},
     proto::{
         self, control_server::ControlServer, nodes_server::NodesServer,
         routers_server::RoutersServer,
@@ -35,7 +35,7 @@ use crate::{
 
 mod token;
 
-use token::{RequireToken, Token};
+use token::Token;
 
 /// Deleted actors are remembered for so long.
 const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -51,9 +51,6 @@ const STORE: &str = "reveille.redb";
 /// The control plane cannot start. One line that says what to do; its source has the rest.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// A TCP address that others could reach.
-    #[error("{0} is not a loopback address: plain gRPC over TCP is served on loopback only")]
-    NotLoopback(SocketAddr),
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -107,8 +104,8 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addrs {
     /// Everything.
-    pub unix: Address,
-    /// For programs with the token.
+    pub listen: Address,
+    /// Everything with certificates; for programs with the token without.
     pub tcp: Option<Address>,
     /// Prometheus text.
     pub metrics: Option<SocketAddr>,
@@ -118,38 +115,37 @@ pub struct Addrs {
 pub struct App {
     fleet: Arc<Fleet>,
     records: Records,
-    unix: Listener,
-    tcp: Option<(Listener, RequireToken)>,
+    listener: Listener,
+    tcp: Option<(Listener, Access)>,
     metrics: Option<TcpListener>,
     addrs: Addrs,
+}
+
+/// Whom a TCP address is for.
+enum Access {
+    /// Every part and program, by its certificate.
+    Certified,
+    /// Programs, by the token.
+    Programs(Token),
 }
 
 impl Config {
     /// Opens the store, picks up what was under way, and binds the addresses. Serves nothing yet.
     pub async fn build(self) -> Result<App, BuildError> {
-        self.build_with(GrpcAgent::dial()).await
+        let dial = GrpcAgent::dial(self.transport.clone());
+        self.build_with(dial).await
     }
 
     /// As [`Config::build`], with another way to call node agents.
     pub async fn build_with(self, dial: Dial) -> Result<App, BuildError> {
-        if let Some(Address::Tcp(address)) = &self.tcp
-            && !address.ip().is_loopback()
-        {
-            return Err(BuildError::NotLoopback(*address));
-        }
         let store = RedbStore::open(&self.data_dir.join(STORE))?;
         let records = Records::new(Arc::new(store));
         // Before the listeners: whoever calls finds everything known.
         let read = |source| BuildError::Read { path: self.data_dir.clone(), source };
         let fleet = start(&self, records.clone(), dial).await.map_err(read)?;
-        let unix = self.unix.listen().await?;
+        let listener = self.transport.listen(&self.listen).await?;
         let tcp = match &self.tcp {
-            Some(address) => {
-                let token = Token::read_or_make(&self.token_file).map_err(|source| {
-                    BuildError::Token { path: self.token_file.clone(), source }
-                })?;
-                Some((address.listen().await?, RequireToken::new(token)))
-            }
+            Some(address) => Some(self.listen_tcp(address).await?),
             None => None,
         };
         let metrics = match self.metrics {
@@ -161,14 +157,25 @@ impl Config {
         };
         let bound = |listener: &Listener| listener.address().map_err(BuildError::Bound);
         let addrs = Addrs {
-            unix: bound(&unix)?,
+            listen: bound(&listener)?,
             tcp: tcp.as_ref().map(|(listener, _)| bound(listener)).transpose()?,
             metrics: match &metrics {
                 Some(listener) => Some(listener.local_addr().map_err(BuildError::Bound)?),
                 None => None,
             },
         };
-        Ok(App { fleet, records, unix, tcp, metrics, addrs })
+        Ok(App { fleet, records, listener, tcp, metrics, addrs })
+    }
+
+    /// TLS if there is a certificate; plain, on loopback and for who has the token, only if there is none.
+    async fn listen_tcp(&self, address: &Address) -> Result<(Listener, Access), BuildError> {
+        if self.transport.identity().is_some() {
+            return Ok((self.transport.listen(address).await?, Access::Certified));
+        }
+        let listener = address.listen().await?;
+        let token = Token::read_or_make(&self.token_file)
+            .map_err(|source| BuildError::Token { path: self.token_file.clone(), source })?;
+        Ok((listener, Access::Programs(token)))
     }
 }
 
@@ -216,9 +223,9 @@ impl App {
 
     /// Serves until `shutdown`, then finishes the calls under way and stops. Running actors stay as they are.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { fleet, records, unix, tcp, metrics, .. } = self;
+        let Self { fleet, records, listener, tcp, metrics, .. } = self;
         let stop = CancellationToken::new();
-        let (health, servers) = serve(&fleet, unix, tcp, metrics, &stop);
+        let (health, servers) = serve(&fleet, listener, tcp, metrics, &stop);
         let mut servers = servers;
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -246,8 +253,8 @@ type Servers = JoinSet<Result<(), Error>>;
 
 fn serve(
     fleet: &Arc<Fleet>,
-    unix: Listener,
-    tcp: Option<(Listener, RequireToken)>,
+    listener: Listener,
+    tcp: Option<(Listener, Access)>,
     metrics: Option<TcpListener>,
     stop: &CancellationToken,
 ) -> (HealthReporter, Servers) {
@@ -256,27 +263,31 @@ fn serve(
     let control = ControlService::new(Arc::clone(fleet));
     let nodes = NodesServer::new(NodesService::new(Arc::clone(fleet)))
         .max_decoding_message_size(MAX_MESSAGE);
-    let all = builder()
-        .add_service(health.clone())
-        .add_optional_service(reflection())
-        .add_service(ControlServer::new(control.clone()))
-        .add_service(RoutersServer::new(RoutersService::new(Arc::clone(fleet))))
-        .add_service(nodes)
-        .serve_with_incoming_shutdown(unix.incoming(), stop.clone().cancelled_owned());
-    reveille_api::task::spawn(&mut servers, "serve unix", async {
-        all.await.map_err(Error::Serve)
-    });
-    if let Some((listener, auth)) = tcp {
-        use tonic::service::interceptor::InterceptedService;
-        let reflection = reflection().map(|r| InterceptedService::new(r, auth.clone()));
-        let programs = builder()
-            .add_service(health)
-            .add_optional_service(reflection)
-            .add_service(ControlServer::with_interceptor(control, auth))
+    let routers = RoutersServer::new(RoutersService::new(Arc::clone(fleet)));
+    let mut serve = |listener: Listener, programs: Option<Token>| {
+        let everything = programs.is_none();
+        let authorize = match programs {
+            Some(token) => Authorize::new().or_if(move |headers| token.check(headers)),
+            None => Authorize::new(),
+        };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .layer(authorize)
+            .add_service(health.clone())
+            .add_optional_service(reflection())
+            .add_service(ControlServer::new(control.clone()))
+            .add_optional_service(everything.then(|| routers.clone()))
+            .add_optional_service(everything.then(|| nodes.clone()))
             .serve_with_incoming_shutdown(listener.incoming(), stop.clone().cancelled_owned());
-        reveille_api::task::spawn(&mut servers, "serve tcp", async {
-            programs.await.map_err(Error::Serve)
+        reveille_api::task::spawn(&mut servers, "serve", async {
+            server.await.map_err(Error::Serve)
         });
+    };
+    serve(listener, None);
+    match tcp {
+        Some((listener, Access::Certified)) => serve(listener, None),
+        Some((listener, Access::Programs(token))) => serve(listener, Some(token)),
+        None => {}
     }
     if let Some(listener) = metrics {
         let (fleet, stop) = (Arc::clone(fleet), stop.clone());
@@ -301,10 +312,6 @@ fn serve(
         }
     });
     (reporter, servers)
-}
-
-fn builder() -> Server {
-    Server::builder().http2_keepalive_interval(Some(KEEP_ALIVE)).tcp_nodelay(true)
 }
 
 /// The descriptors are made by our own build, so that they can always be read.

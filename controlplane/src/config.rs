@@ -2,16 +2,22 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use reveille_api::{Ladder, net::Address};
+use reveille_api::{
+    Ladder,
+    net::{Address, Transport},
+};
 
 /// Everything the control plane is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Folder of the store; made if it is missing.
     pub data_dir: PathBuf,
+    /// Our certificate, if parts and programs are to reach us by TCP.
+    pub transport: Transport,
     /// Serves everything: programs, routers, node agents.
-    pub unix: Address,
-    /// Serves programs that have the token. A loopback address.
+    pub listen: Address,
+    /// With a certificate, serves everything by TLS. Without, it is a loopback address and serves programs that have
+    /// the token.
     pub tcp: Option<Address>,
     /// The token of the TCP address; made, with mode 0600, if it is missing.
     pub token_file: PathBuf,

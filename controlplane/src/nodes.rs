@@ -72,7 +72,7 @@ pub struct Session {
 }
 
 impl Nodes {
-    /// None yet. `dial` makes the client for an address.
+    /// None yet. `dial` makes the client for a node.
     pub fn new(dial: Dial, clock: Clock, timings: Timings) -> Self {
         let (changed, _) = watch::channel(());
         Self { inner: Mutex::default(), changed, sessions: AtomicU64::new(1), dial, clock, timings }
@@ -103,7 +103,7 @@ impl Nodes {
 
     /// A node registers. It is ready only after [`Nodes::ready`].
     pub fn join(&self, register: proto::Register) -> Result<Session, String> {
-        let agent = (self.dial)(&register.address)?;
+        let agent = (self.dial)(&register.node, &register.address)?;
         let node = register.node.clone();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let link = Link::Joining { session: number };

@@ -169,6 +169,11 @@ impl Routers {
         tokio::time::timeout(patience, changes.wait_for(up)).await.is_ok_and(|r| r.is_ok())
     }
 
+    /// The router whose process this is, while it has a session.
+    pub fn router_of(&self, instance: &str) -> Option<String> {
+        self.inner().name_of(instance)
+    }
+
     /// A part of what a router holds.
     pub fn held(&self, router: &str, held: &proto::Held) {
         let now = self.clock.now();

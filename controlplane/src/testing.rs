@@ -553,7 +553,7 @@ async fn fleet(store: &Arc<dyn Store>, node: &Arc<FakeNode>, timings: Timings) -
     let (events, log) = Events::open(records.clone()).unwrap();
     tasks.spawn("event log", log.run());
     let agent: Arc<dyn Agent> = Arc::clone(node) as _;
-    let dial: Dial = Arc::new(move |_| Ok(Arc::clone(&agent)));
+    let dial: Dial = Arc::new(move |_, _| Ok(Arc::clone(&agent)));
     let parts = Parts {
         catalog: Catalog::open(records.clone(), events.clone(), Ladder::default()).unwrap(),
         nodes: Nodes::new(dial, clock, timings),

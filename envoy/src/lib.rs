@@ -14,6 +14,7 @@
 //! - [`reply`]: the body of an answer that is not the actor's, the same from Envoy and from the router.
 //! - [`bootstrap`]: the little that Envoy must know before it reaches the ADS server.
 //! - [`ads`]: the ADS server. A sans-IO core that knows both protocols, and a thin driver.
+//! - [`tls`]: how Envoy and a router that is reached by TCP know each other.
 //! - [`supervisor`]: starts Envoy, restarts it when it dies, drains and ends it; never leaves one behind.
 //!
 //! Not here: what a request is answered with (`reveille-router` speaks ext_proc). The contract between the
@@ -25,3 +26,4 @@ mod proto;
 pub mod reply;
 pub mod resources;
 pub mod supervisor;
+pub mod tls;

@@ -1,6 +1,6 @@
 //! Short ways to write protobuf values that Envoy's messages are full of.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use envoy_types::pb::{
     envoy::config::core::v3::{self as core, address, socket_address},
@@ -31,7 +31,12 @@ pub(crate) fn boolean(value: bool) -> Option<pb::BoolValue> {
 /// Where Envoy listens or connects.
 pub(crate) fn address(of: &Address) -> core::Address {
     let address = match of {
-        Address::Tcp(addr) => address::Address::SocketAddress(socket_address(*addr)),
+        Address::Tcp(addr) => {
+            address::Address::SocketAddress(socket_address(addr.ip().to_string(), addr.port()))
+        }
+        Address::Name { host, port } => {
+            address::Address::SocketAddress(socket_address(host.clone(), *port))
+        }
         Address::Unix(path) => address::Address::Pipe(core::Pipe {
             path: path.to_string_lossy().into_owned(),
             ..Default::default()
@@ -40,10 +45,10 @@ pub(crate) fn address(of: &Address) -> core::Address {
     core::Address { address: Some(address) }
 }
 
-fn socket_address(addr: SocketAddr) -> core::SocketAddress {
+fn socket_address(address: String, port: u16) -> core::SocketAddress {
     core::SocketAddress {
-        address: addr.ip().to_string(),
-        port_specifier: Some(socket_address::PortSpecifier::PortValue(addr.port().into())),
+        address,
+        port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
         ..Default::default()
     }
 }

@@ -42,7 +42,7 @@ use reveille_api::net::Address;
 use tokio::{process::Child, sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::Protocol;
+use crate::{bootstrap::Protocol, tls};
 use backoff::Backoff;
 
 pub use binary::{BinaryError, Version, checks};
@@ -58,7 +58,7 @@ const HOPELESS: u32 = 5;
 /// How to run Envoy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Envoy's binary.
+    /// Envoy's binary: an absolute path, for it runs in `dir`.
     pub binary: PathBuf,
     /// Directory of the bootstrap, of one supervisor only. Made with mode 0700 if it is not there.
     pub dir: PathBuf,
@@ -80,6 +80,8 @@ pub struct Config {
     pub log_level: String,
     /// Connections of clients at a time.
     pub max_connections: u32,
+    /// Envoy's certificate, for a router that is reached by TCP.
+    pub tls: Option<tls::Config>,
 }
 
 impl Config {
@@ -97,6 +99,7 @@ impl Config {
             drain: Duration::from_secs(30),
             log_level: "warning".into(),
             max_connections: 50_000,
+            tls: None,
         }
     }
 
@@ -245,6 +248,8 @@ impl App {
         let threads = threads.map_or(1, NonZero::get).to_string();
         let mut command = self.launcher.command(&config.binary);
         command
+            // The clusters find their secrets from here.
+            .current_dir(&config.dir)
             .arg("-c")
             .arg(config.bootstrap())
             .args(["--concurrency", &threads])

@@ -13,7 +13,7 @@ use std::{
 };
 
 use reveille_api::{
-    net::{Address, Listener},
+    net::{Address, Authorize, Expected, Listener, Role},
     proto::node_agent_server::NodeAgentServer,
     task,
 };
@@ -52,7 +52,7 @@ pub struct App {
     listener: Listener,
     address: Address,
     introduction: Introduction,
-    control_plane: Address,
+    control_plane: session::ControlPlane,
     exits: mpsc::Receiver<reveille_api::proto::Exited>,
     /// Held as long as the agent lives: one agent for a data directory.
     _lock: File,
@@ -79,7 +79,13 @@ impl Config {
         let layout = self.layout();
         layout.create()?;
         let lock = lock(&layout)?;
-        let listener = self.listen.listen().await?;
+        let control_plane = session::ControlPlane {
+            channel: self
+                .transport
+                .channel(&self.control_plane, Expected::any(Role::ControlPlane))?,
+            address: self.control_plane.clone(),
+        };
+        let listener = self.transport.listen(&self.listen).await?;
         let address = listener.address().map_err(BuildError::State)?;
         let nft = checks::find_program(&self.nft).ok_or_else(|| {
             let nft = self.nft.display();
@@ -115,9 +121,11 @@ impl Config {
         });
         let actors = Arc::new(Actors::new(core));
         adopt(&actors, known, candidates).await;
-        let introduction =
-            Introduction { address: address.clone(), workers: self.workers, labels: self.labels };
-        let control_plane = self.control_plane;
+        let introduction = Introduction {
+            address: self.advertise.unwrap_or_else(|| address.clone()),
+            workers: self.workers,
+            labels: self.labels,
+        };
         Ok(App { actors, listener, address, introduction, control_plane, exits, _lock: lock })
     }
 
@@ -157,6 +165,7 @@ impl App {
         health.set_serving::<NodeAgentServer<Service>>().await;
         let service = Service { actors: actors.clone(), stop: shutdown.clone() };
         let server = tonic::transport::Server::builder()
+            .layer(Authorize::new())
             .add_service(NodeAgentServer::new(service))
             .add_service(health_service)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown.clone().cancelled_owned());

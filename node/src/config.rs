@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::{net::Address, net::ListenError};
+use reveille_api::net::{Address, ListenError, NoTls, Transport};
 
 use crate::{runtime, slots, slots::Cidr};
 
@@ -20,8 +20,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Files that live as long as the machine runs: pinned network namespaces.
     pub run_dir: PathBuf,
+    /// Our certificate, if the control plane and we are to reach each other by TCP.
+    pub transport: Transport,
     /// Where the agent serves the control plane.
     pub listen: Address,
+    /// Where the control plane is told to reach the agent; where it listens, if nothing else is said.
+    pub advertise: Option<Address>,
     /// Where the control plane serves its agents.
     pub control_plane: Address,
     /// Places for activations.
@@ -45,7 +49,9 @@ impl Config {
         let run_dir = data_dir.join("run");
         Self {
             node: "local".into(),
+            transport: Transport::unix(),
             listen: Address::Unix(run_dir.join("node.sock")),
+            advertise: None,
             control_plane: Address::Unix(run_dir.join("control.sock")),
             workers: 8,
             labels: HashMap::new(),
@@ -138,4 +144,7 @@ pub enum BuildError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The control plane cannot be reached safely.
+    #[error(transparent)]
+    ControlPlane(#[from] NoTls),
 }

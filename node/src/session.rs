@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Status, transport::Channel};
 
 use crate::actors::Actors;
 
@@ -40,14 +40,21 @@ pub(crate) struct Introduction {
     pub(crate) labels: std::collections::HashMap<String, String>,
 }
 
+/// Whom it registers with.
+pub(crate) struct ControlPlane {
+    pub(crate) address: Address,
+    pub(crate) channel: Channel,
+}
+
 /// Keeps a session, for ever.
 pub(crate) async fn keep(
     actors: Arc<Actors>,
-    control_plane: Address,
+    control_plane: ControlPlane,
     introduction: Introduction,
     mut exits: mpsc::Receiver<proto::Exited>,
 ) -> Infallible {
-    let client = NodesClient::new(control_plane.channel());
+    let ControlPlane { address: control_plane, channel } = control_plane;
+    let client = NodesClient::new(channel);
     let mut backoff = FIRST_BACKOFF;
     loop {
         let begin = Instant::now();
@@ -66,7 +73,7 @@ pub(crate) async fn keep(
 
 async fn session(
     actors: &Actors,
-    mut client: NodesClient<tonic::transport::Channel>,
+    mut client: NodesClient<Channel>,
     introduction: &Introduction,
     exits: &mut mpsc::Receiver<proto::Exited>,
 ) -> Result<(), Status> {

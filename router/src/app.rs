@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use reveille_api::{
     Ladder, Zone,
-    net::{Address, ListenError, Listener},
+    net::{Address, Authorize, Expected, ListenError, Listener, NoTls, Role, Transport},
     task,
 };
 use reveille_envoy::{
@@ -55,8 +55,12 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How a router is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Our certificate, if Envoy or the control plane is on the other side of TCP.
+    pub transport: Transport,
     /// Where Envoy reaches it: ExtProc, ADS and health in one gRPC server.
     pub listen: Address,
+    /// Where Envoy is told to reach it; where it listens, if nothing else is said.
+    pub advertise: Option<Address>,
     /// Status page, metrics and probes.
     pub status: SocketAddr,
     /// Where it reaches the control plane.
@@ -82,11 +86,9 @@ pub struct Config {
 /// Why a router could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Plain gRPC would be open to the network.
-    #[error(
-        "the router does not listen on {0}: without TLS it takes a Unix socket or a loopback address"
-    )]
-    NotLocal(SocketAddr),
+    /// The control plane cannot be reached safely.
+    #[error(transparent)]
+    ControlPlane(#[from] NoTls),
     /// Not a share.
     #[error("the namespace share of the parking places is {0} %: write 1 to 100")]
     Share(u8),
@@ -151,22 +153,20 @@ pub struct App {
 impl Config {
     /// Checks everything and binds the listeners. Nothing runs yet.
     pub async fn build(self) -> Result<App, BuildError> {
-        if let Address::Tcp(address) = self.listen
-            && !address.ip().is_loopback()
-        {
-            return Err(BuildError::NotLocal(address));
-        }
+        let control_plane = Expected::any(Role::ControlPlane);
+        let control_plane = self.transport.channel(&self.control_plane, control_plane)?;
         let share = match self.namespace_share {
             share @ 1..=100 => usize::from(share),
             share => return Err(BuildError::Share(share)),
         };
-        let grpc = self.listen.listen().await?;
+        let grpc = self.transport.listen(&self.listen).await?;
         let addrs_grpc = grpc.address().map_err(BuildError::Address)?;
         let status = TcpListener::bind(self.status)
             .await
             .map_err(|source| BuildError::Status { address: self.status, source })?;
         let status_addr = status.local_addr().map_err(BuildError::Address)?;
-        let mut envoy = resources::Config::new(self.http, addrs_grpc.clone());
+        let reached = self.advertise.unwrap_or_else(|| addrs_grpc.clone());
+        let mut envoy = resources::Config::new(self.http, reached);
         envoy.ladder = self.ladder;
         envoy.stream_idle = self.stream_idle;
         if let Some(path) = self.access_log {
@@ -182,7 +182,7 @@ impl Config {
             share,
             acks: ack_sender,
         };
-        let router = parts.assemble(self.control_plane.channel(), &mut registry);
+        let router = parts.assemble(control_plane, &mut registry);
         let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
         Ok(App { router, registry, acks, addrs, grpc, status, resources, drain: self.drain })
     }
@@ -253,6 +253,7 @@ impl App {
             // Envoy resets a stream for each client that leaves: no sign of an attack.
             .http2_max_pending_accept_reset_streams(Some(router.ladder.max_requests() as usize))
             .http2_max_local_error_reset_streams(Some(usize::MAX))
+            .layer(Authorize::new())
             .add_service(ExtProc::new(Arc::clone(&router)))
             .add_service(ads)
             .add_service(health_service);

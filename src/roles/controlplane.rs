@@ -2,18 +2,25 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use reveille_api::net::Address;
+use reveille_api::net::{self, Address};
 use reveille_controlplane::Timings;
 
 use super::{Common, LadderArgs, Role, Stop, role_error};
 use crate::{
     client::{DEFAULT_DATA_DIR, control_socket},
     error::Result,
+    tls,
 };
 
 const EXAMPLES: &str = "\
-Example:
-  reveille controlplane --data-dir /var/lib/reveille --tcp 127.0.0.1:8082";
+Examples:
+  reveille controlplane --data-dir /var/lib/reveille --tcp 127.0.0.1:8082
+  reveille controlplane --tcp 0.0.0.0:8082 \\
+    --tls-cert certs/controlplane.pem --tls-key certs/controlplane.key --tls-ca certs/ca.pem
+
+Over a Unix socket root and the user of this process may do everything. By TCP with a certificate each caller may do
+what its role does, and nobody else anything. By TCP without one, programs on this machine that show the token are
+served, as clients.";
 
 /// Run the control plane: actor records, wake and suspend, placement, idle policy
 #[derive(clap::Args, Debug)]
@@ -22,10 +29,10 @@ pub(crate) struct Args {
     /// Data directory; the store is kept in control
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    /// Socket for clients, routers and node agents [default: run/control.sock in the data directory]
+    /// Where clients, routers and node agents are served [default: run/control.sock in the data directory]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Address>,
-    /// Where clients with the token are served too; loopback only
+    /// Where they are served by TLS too; without a certificate: loopback, and clients with the token only
     #[arg(long, value_name = "IP:PORT")]
     tcp: Option<SocketAddr>,
     /// The token for --tcp; made if it is missing [default: run/token in the data directory]
@@ -37,6 +44,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
+    tls: tls::Args,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -47,6 +56,7 @@ impl Role for Args {
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&[&self.listen()]);
+        paths.extend(self.tls.paths());
         paths.extend([self.store().join("reveille.redb"), self.token_file()]);
         Some(paths)
     }
@@ -54,7 +64,8 @@ impl Role for Args {
     async fn serve(self, stop: Stop) -> Result {
         let config = reveille_controlplane::Config {
             data_dir: self.store(),
-            unix: self.listen(),
+            transport: self.tls.transport(net::Role::ControlPlane, None)?,
+            listen: self.listen(),
             tcp: self.tcp.map(Address::Tcp),
             token_file: self.token_file(),
             metrics: self.metrics,

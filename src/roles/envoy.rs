@@ -8,19 +8,21 @@ use std::{
 };
 
 use clap::ValueEnum;
-use reveille_api::net::Address;
-use reveille_envoy::{bootstrap::Protocol, supervisor};
+use reveille_api::net::{self, Address};
+use reveille_envoy::{bootstrap::Protocol, supervisor, tls::Config as Tls};
 
 use super::{Common, Role, Stop, role_error};
 use crate::{
     client::DEFAULT_DATA_DIR,
     error::{Error, Result},
-    tools,
+    tls, tools,
 };
 
 const EXAMPLES: &str = "\
-Example:
-  reveille envoy --router unix:/run/reveille/router.sock --admin 127.0.0.1:9901";
+Examples:
+  reveille envoy --router unix:/run/reveille/router.sock --admin 127.0.0.1:9901
+  reveille envoy --router r1.example:8090 \\
+    --tls-cert certs/envoy.pem --tls-key certs/envoy.key --tls-ca certs/ca.pem";
 
 /// Run Envoy, configured by the router, and start it again when it dies
 #[derive(clap::Args, Debug)]
@@ -29,8 +31,8 @@ pub(crate) struct Args {
     /// Data directory; Envoy's bootstrap is kept in run/envoy
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    /// The router: unix:/path or IP:PORT
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    /// The router: unix:/path, or IP:PORT or name:port with TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/router.sock")]
     router: Address,
     /// Envoy's binary [default: .deps/bin/envoy here or above, else in PATH]
     #[arg(long, value_name = "PATH")]
@@ -57,6 +59,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     #[command(flatten)]
+    tls: tls::Args,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -82,6 +86,7 @@ impl Role for Args {
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&[&self.router]);
+        paths.extend(self.tls.paths());
         paths.push(self.data_dir.join("run/envoy"));
         paths.extend(tools::find("envoy", self.envoy.as_deref()).ok());
         Some(paths)
@@ -90,7 +95,11 @@ impl Role for Args {
     async fn serve(self, stop: Stop) -> Result {
         let binary = tools::find("envoy", self.envoy.as_deref()).map_err(Error::failed)?;
         let dir = self.data_dir.join(Path::new("run/envoy"));
+        let transport = self.tls.transport(net::Role::Envoy, None)?;
+        let tls = self.tls.files()?.zip(transport.identity());
+        let tls = tls.map(|(files, identity)| Tls { files, identity: (*identity).clone() });
         let config = supervisor::Config {
+            tls,
             node_id: self.name,
             protocol: self.xds.into(),
             admin: self.admin,

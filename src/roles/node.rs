@@ -2,19 +2,21 @@
 
 use std::path::PathBuf;
 
-use reveille_api::net::Address;
+use reveille_api::net::{self, Address};
 use reveille_node::Cidr;
 
 use super::{Common, Role, Stop, role_error};
 use crate::{
     client::DEFAULT_DATA_DIR,
     error::{Error, Result},
-    tools,
+    tls, tools,
 };
 
 const EXAMPLES: &str = "\
-Example:
+Examples:
   reveille node --name n1 --workers 8 --allow-rootfs /srv/actors
+  reveille node --name n1 --listen 0.0.0.0:8083 --advertise n1.example:8083 --control-plane control.example:8082 \\
+    --tls-cert certs/node-n1.pem --tls-key certs/node-n1.key --tls-ca certs/ca.pem
 
 SIGTERM leaves the actors running: the next agent with the same data directory adopts them. SIGINT ends them
 and removes every namespace, interface and rule.";
@@ -29,10 +31,13 @@ pub(crate) struct Args {
     /// Data directory; snapshots and logs are kept in node
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    /// Where the control plane reaches the agent [default: run/node.sock in the data directory]
+    /// Where the control plane reaches the agent: unix:/path, or IP:PORT with TLS [default: run/node.sock in the data directory]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<Address>,
-    /// The control plane [default: run/control.sock in the data directory]
+    /// Where the control plane is told to reach it: name:port or IP:PORT [default: --listen]
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<Address>,
+    /// The control plane: unix:/path, or IP:PORT or name:port with TLS [default: run/control.sock in the data directory]
     #[arg(long, value_name = "ADDRESS")]
     control_plane: Option<Address>,
     /// Actors that can run at a time
@@ -51,6 +56,8 @@ pub(crate) struct Args {
     /// Folder that templates may run from; may be given more than once
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
+    #[command(flatten)]
+    tls: tls::Args,
     #[command(flatten)]
     common: Common,
 }
@@ -73,7 +80,9 @@ impl Role for Args {
         let runsc = tools::find("runsc", self.runsc.as_deref()).map_err(Error::failed)?;
         let default = reveille_node::Config::new(self.data_dir);
         let config = reveille_node::Config {
+            transport: self.tls.transport(net::Role::Node, Some(&self.name))?,
             node: self.name,
+            advertise: self.advertise,
             listen: self.listen.unwrap_or(default.listen),
             control_plane: self.control_plane.unwrap_or(default.control_plane),
             workers: self.workers,

@@ -6,14 +6,19 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::{Zone, net::Address};
+use reveille_api::{
+    Zone,
+    net::{self, Address},
+};
 
 use super::{Common, LadderArgs, Role, Stop, role_error};
-use crate::error::Result;
+use crate::{error::Result, tls};
 
 const EXAMPLES: &str = "\
-Example:
-  reveille router --listen unix:/run/reveille/router.sock --control-plane unix:/run/reveille/control.sock";
+Examples:
+  reveille router --listen unix:/run/reveille/router.sock --control-plane unix:/run/reveille/control.sock
+  reveille router --name r1 --listen 0.0.0.0:8090 --advertise r1.example:8090 --control-plane control.example:8082 \\
+    --tls-cert certs/router-r1.pem --tls-key certs/router-r1.key --tls-ca certs/ca.pem";
 
 /// Value of `--access-log` that means standard output.
 const STDOUT: &str = "-";
@@ -22,10 +27,13 @@ const STDOUT: &str = "-";
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Where Envoy reaches the router: unix:/path or IP:PORT
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    /// Where Envoy reaches the router: unix:/path, or IP:PORT with TLS
+    #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/router.sock")]
     listen: Address,
-    /// The control plane: unix:/path or IP:PORT
+    /// Where Envoy is told to reach it: name:port or IP:PORT [default: --listen]
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<Address>,
+    /// The control plane: unix:/path, or IP:PORT or name:port with TLS
     #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/control.sock")]
     control_plane: Address,
     /// Domain of the actors
@@ -56,6 +64,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
+    tls: tls::Args,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -65,12 +75,16 @@ impl Role for Args {
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        Some(super::paths(&[&self.listen, &self.control_plane]))
+        let mut paths = super::paths(&[&self.listen, &self.control_plane]);
+        paths.extend(self.tls.paths());
+        Some(paths)
     }
 
     async fn serve(self, stop: Stop) -> Result {
         let config = reveille_router::Config {
+            transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
             listen: self.listen,
+            advertise: self.advertise,
             status: self.status,
             control_plane: self.control_plane,
             zone: self.domain,

@@ -25,7 +25,7 @@ use super::{
     relay::{LastWord, relay},
     signals,
 };
-use crate::logging::Format;
+use crate::{logging::Format, tls};
 
 /// Wait before a part is started again: doubled each time, from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
@@ -76,6 +76,9 @@ impl Parts {
         let (ending, ending_in) = watch::channel(None);
         let (program, args) = plan.command(part);
         let mut command = Command::new(program);
+        for variable in tls::VARIABLES {
+            command.env_remove(variable);
+        }
         command
             .arg0("reveille")
             .args(args)

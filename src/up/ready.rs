@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use reveille_api::{ActorKey, proto::ListRequest};
 
 use super::plan::Plan;
-use crate::{client, http};
+use crate::{client, http, tls};
 
 /// A host that names no actor: the router's answer to it proves that Envoy reaches the router.
 const NO_ACTOR: &str = "ready.invalid";
@@ -18,10 +18,15 @@ pub(super) async fn control_plane(plan: &Plan) -> Option<client::Control> {
 }
 
 async fn connect(plan: &Plan) -> Option<client::Control> {
-    client::Args { server: Some(plan.control()), data_dir: plan.data_dir.clone(), token_file: None }
-        .connect()
-        .await
-        .ok()
+    client::Args {
+        server: Some(plan.control()),
+        data_dir: plan.data_dir.clone(),
+        token_file: None,
+        tls: tls::Args::default(),
+    }
+    .connect()
+    .await
+    .ok()
 }
 
 /// The control plane counts the node as ready.

@@ -13,6 +13,7 @@ mod failures;
 mod names;
 mod sleep;
 mod story;
+mod tls;
 mod traffic;
 
 /// The host of actor `counter` in namespace `demo`, which most tests use.

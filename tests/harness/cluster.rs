@@ -64,16 +64,26 @@ impl Options {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("a bound address")
+}
+
+/// Waits until the machine has room for one more instance.
+pub(super) async fn place() -> OwnedSemaphorePermit {
+    PLACES.clone().acquire_owned().await.expect("never closed")
+}
+
+/// A range for workers that no other instance of this process has.
+pub(super) fn free_range() -> String {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("10.{}.{}.0/24", 214 + number / 256 % 8, (std::process::id() + number) % 256)
 }
 
 impl Cluster {
     /// Starts and waits for the ready line.
     pub async fn start(options: Options) -> Self {
-        let place = PLACES.clone().acquire_owned().await.expect("never closed");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let place = place().await;
         let dir = tempfile::Builder::new().prefix("rv").tempdir().expect("a temporary directory");
         fs::write(dir.path().join("actors.yaml"), options.manifests.text()).expect("written");
         let http = free_address();
@@ -84,11 +94,7 @@ impl Cluster {
             dns: free_address(),
             admin: free_address(),
             grpc: free_address(),
-            cidr: format!(
-                "10.{}.{}.0/24",
-                214 + number / 256 % 8,
-                (std::process::id() + number) % 256
-            ),
+            cidr: free_range(),
             workers: options.workers,
             extra: options.extra,
             dir,

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod cluster;
 pub mod manifest;
+pub mod parts;
 pub mod processes;
 
 use std::{fmt::Debug, future::Future, path::PathBuf, time::Duration};

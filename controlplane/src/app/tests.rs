@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use reveille_api::{
-    net::Address,
+    net::{Address, Transport},
     proto::{
         control_client::ControlClient, nodes_client::NodesClient, routers_client::RoutersClient, *,
     },
@@ -32,7 +32,8 @@ fn config(folder: &std::path::Path) -> Config {
     let loopback = (Ipv4Addr::LOCALHOST, 0).into();
     Config {
         data_dir: folder.join("control"),
-        unix: Address::Unix(folder.join("control.sock")),
+        transport: Transport::unix(),
+        listen: Address::Unix(folder.join("control.sock")),
         tcp: Some(Address::Tcp(loopback)),
         token_file: folder.join("run/token"),
         metrics: Some(loopback),
@@ -62,7 +63,7 @@ impl Rig {
     }
 
     fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.addrs.unix.channel())
+        ControlClient::new(self.addrs.listen.channel())
     }
 
     async fn apply(&self, extra: &str) -> Result<ApplyReply, tonic::Status> {
@@ -103,7 +104,7 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     assert_eq!(created.state(), ActorState::Suspended);
 
     let agent = agent::Served::start(rig.folder.path(), FakeNode::new()).await;
-    agent.register(&rig.addrs.unix).await;
+    agent.register(&rig.addrs.listen).await;
     node_ready(&mut control).await;
     let awake = control.wake_actor(key("a")).await.unwrap().into_inner();
     assert_eq!((awake.state(), awake.epoch), (ActorState::Running, 1));
@@ -152,9 +153,9 @@ async fn a_router_wakes_holds_and_acknowledges_over_its_stream() {
     rig.apply("").await.unwrap();
     control.create_actor(create("a")).await.unwrap();
     let agent = agent::Served::start(rig.folder.path(), FakeNode::new()).await;
-    agent.register(&rig.addrs.unix).await;
+    agent.register(&rig.addrs.listen).await;
 
-    let mut routers = RoutersClient::new(rig.addrs.unix.channel());
+    let mut routers = RoutersClient::new(rig.addrs.listen.channel());
     let report = |report| RouterReport { report: Some(report) };
     let (reports, stream) = mpsc::channel(8);
     let hello = Hello { router: "r".into(), instance: "i1".into() };
@@ -203,7 +204,7 @@ async fn what_was_stored_is_there_after_a_restart() {
     rig.apply("").await.unwrap();
     rig.control().create_actor(create("a")).await.unwrap();
     let agent = agent::Served::start(rig.folder.path(), FakeNode::new()).await;
-    agent.register(&rig.addrs.unix).await;
+    agent.register(&rig.addrs.listen).await;
     rig.control().wake_actor(key("a")).await.unwrap();
     let folder = rig.stop().await;
 
@@ -211,7 +212,7 @@ async fn what_was_stored_is_there_after_a_restart() {
     let mut control = rig.control();
     let found = control.get_actor(key("a")).await.unwrap().into_inner();
     assert_eq!((found.state(), found.epoch), (ActorState::Running, 1));
-    agent.register(&rig.addrs.unix).await;
+    agent.register(&rig.addrs.listen).await;
     let asleep = control.suspend_actor(key("a")).await.unwrap().into_inner();
     assert_eq!(asleep.state(), ActorState::Suspended);
     rig.stop().await;
@@ -223,7 +224,7 @@ async fn drain_suspends_what_runs_and_tells_how_far_it_is() {
     let mut control = rig.control();
     rig.apply("").await.unwrap();
     let agent = agent::Served::start(rig.folder.path(), FakeNode::new()).await;
-    agent.register(&rig.addrs.unix).await;
+    agent.register(&rig.addrs.listen).await;
     for name in ["a", "b"] {
         control.create_actor(create(name)).await.unwrap();
         control.wake_actor(key(name)).await.unwrap();
@@ -283,8 +284,12 @@ async fn mistakes_get_one_clear_sentence() {
 }
 
 #[tokio::test]
-async fn tcp_is_for_those_who_show_the_token_except_for_health() {
+async fn tcp_is_for_those_who_show_the_token_also_for_health_and_reflection() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
     let rig = Rig::start().await;
     let channel = rig.addrs.tcp.as_ref().unwrap().channel();
     let mut control = ControlClient::new(channel.clone());
@@ -293,17 +298,34 @@ async fn tcp_is_for_those_who_show_the_token_except_for_health() {
     let path = rig.folder.path().join("run/token");
     let token = std::fs::read_to_string(&path).unwrap();
     let mut request = Request::new(ListRequest::default());
-    let header = format!("Bearer {}", token.trim()).parse().unwrap();
-    request.metadata_mut().insert("authorization", header);
+    let header: tonic::metadata::AsciiMetadataValue =
+        format!("Bearer {}", token.trim()).parse().unwrap();
+    request.metadata_mut().insert("authorization", header.clone());
     assert!(control.list_actors(request).await.is_ok());
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+    let shown = |message: HealthCheckRequest| {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", header.clone());
+        request
+    };
     let mut health = HealthClient::new(channel.clone());
     let check = HealthCheckRequest { service: "reveille.v1.Control".into() };
-    assert_eq!(health.check(check).await.unwrap().into_inner().status, 1);
-    // Routers and nodes are not served there at all.
-    let wake = RoutersClient::new(channel).wake(WakeRequest::default()).await;
+    let error = health.check(check.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unauthenticated);
+    assert_eq!(health.check(shown(check)).await.unwrap().into_inner().status, 1);
+    let list = MessageRequest::ListServices(String::new());
+    let list = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut reflection = ServerReflectionClient::new(channel.clone());
+    let asked = reflection.server_reflection_info(tokio_stream::once(list)).await;
+    assert_eq!(asked.unwrap_err().code(), Code::Unauthenticated);
+    // Routers and nodes are not served there at all, and nobody without the token learns even that.
+    let wake = RoutersClient::new(channel.clone()).wake(WakeRequest::default()).await;
+    assert_eq!(wake.unwrap_err().code(), Code::Unauthenticated);
+    let mut wake = Request::new(WakeRequest::default());
+    wake.metadata_mut().insert("authorization", header.clone());
+    let wake = RoutersClient::new(channel).wake(wake).await;
     assert_eq!(wake.unwrap_err().code(), Code::Unimplemented);
     rig.stop().await;
 }
@@ -340,7 +362,7 @@ async fn metrics_are_there_from_the_start_and_reflection_names_the_services() {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
-    let mut reflection = ServerReflectionClient::new(rig.addrs.unix.channel());
+    let mut reflection = ServerReflectionClient::new(rig.addrs.listen.channel());
     let answers = reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap();
     let answer = answers.into_inner().message().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {

@@ -8,12 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use tonic::{Request, Status, service::Interceptor};
+use http::HeaderMap;
+use tonic::Status;
 
 /// Random bytes of a new token.
 const BYTES: usize = 32;
 
-/// A secret that programs show.
+/// A secret that programs show: only those who do are let in.
 #[derive(Clone)]
 pub(super) struct Token(Arc<str>);
 
@@ -42,25 +43,12 @@ impl Token {
         let differences = own.iter().zip(shown).fold(0, |all, (a, b)| all | (a ^ b));
         own.len() == shown.len() && differences == 0
     }
-}
 
-/// Lets only those in who show the token.
-#[derive(Clone)]
-pub(super) struct RequireToken {
-    token: Token,
-}
-
-impl RequireToken {
-    pub(super) fn new(token: Token) -> Self {
-        Self { token }
-    }
-}
-
-impl Interceptor for RequireToken {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
+    /// Looks for it in a request's headers.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Status> {
+        let header = headers.get("authorization").and_then(|value| value.to_str().ok());
         match header.and_then(|header| header.strip_prefix("Bearer ")) {
-            Some(shown) if self.token.is(shown) => Ok(request),
+            Some(shown) if self.is(shown) => Ok(()),
             Some(_) => {
                 Err(Status::unauthenticated("the token is wrong; read the token file again"))
             }

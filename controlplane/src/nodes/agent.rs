@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
 use reveille_api::{
-    net::Address,
+    net::{Address, Expected, InvalidAddress, Role, Transport},
     proto::{self, node_agent_client::NodeAgentClient},
 };
 use tonic::{Request, Status, transport::Channel};
 
-/// Makes the client for an address.
-pub type Dial = Arc<dyn Fn(&str) -> Result<Arc<dyn Agent>, String> + Send + Sync>;
+/// Makes the client for the node of this name at this address.
+pub type Dial = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn Agent>, String> + Send + Sync>;
 
 /// The answer of a call.
 pub type Reply<T> = BoxFuture<'static, Result<T, Status>>;
@@ -44,12 +44,13 @@ pub trait Agent: Send + Sync {
 pub struct GrpcAgent(NodeAgentClient<Channel>);
 
 impl GrpcAgent {
-    /// The [`Dial`] of production.
-    pub fn dial() -> Dial {
-        Arc::new(|address| {
-            let address: Address =
-                address.parse().map_err(|e: reveille_api::net::InvalidAddress| e.to_string())?;
-            Ok(Arc::new(Self(NodeAgentClient::new(address.channel()))) as Arc<dyn Agent>)
+    /// The [`Dial`] of production: by TCP, only the node itself will do.
+    pub fn dial(transport: Transport) -> Dial {
+        Arc::new(move |node, address| {
+            let address: Address = address.parse().map_err(|e: InvalidAddress| e.to_string())?;
+            let channel = transport.channel(&address, Expected::named(Role::Node, node));
+            let channel = channel.map_err(|error| error.to_string())?;
+            Ok(Arc::new(Self(NodeAgentClient::new(channel))) as Arc<dyn Agent>)
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::stream::BoxStream;
 use reveille_api::{
     key::check_label,
+    net::{Address, Peer, Role, named},
     proto::{
         self, NodeCommand, NodeReport, node_command::Command, node_report::Report,
         nodes_server::Nodes,
@@ -12,7 +13,7 @@ use reveille_api::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{
     clock::millis,
@@ -50,9 +51,9 @@ impl Nodes for NodesService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (commands, stream) = mpsc::channel(8);
         let fleet = Arc::clone(&self.fleet);
-        let reports = request.into_inner();
+        let (_, peer, reports) = request.into_parts();
         self.fleet.tasks.spawn("node session", async move {
-            if let Err(status) = Box::pin(serve(fleet, reports, &commands)).await {
+            if let Err(status) = Box::pin(serve(fleet, peer, reports, &commands)).await {
                 let _ = commands.send(Err(status)).await;
             }
         });
@@ -63,6 +64,7 @@ impl Nodes for NodesService {
 /// Until the stream breaks or the node falls silent.
 async fn serve(
     fleet: Arc<Fleet>,
+    peer: Extensions,
     mut reports: Streaming<NodeReport>,
     commands: &Commands,
 ) -> Result<(), Status> {
@@ -71,6 +73,13 @@ async fn serve(
         return Err(Status::invalid_argument("the first report must be Register"));
     };
     check_label("node", &register.node)?;
+    named(&peer, Role::Node, &register.node)?;
+    // Somebody else's machine must not make us talk to a socket of this one.
+    let local = register.address.parse().is_ok_and(|address: Address| address.is_unix());
+    if local && peer.get::<Peer>() != Some(&Peer::Local) {
+        let message = "a node that comes by TCP is called by TCP: give it a --listen IP:PORT";
+        return Err(Status::invalid_argument(message));
+    }
     let session = fleet.nodes.join(register.clone()).map_err(Status::invalid_argument)?;
     let heartbeat = fleet.timings.heartbeat;
     let registered = proto::Registered { heartbeat_ms: millis(heartbeat) };

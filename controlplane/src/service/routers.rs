@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt, stream::BoxStream};
 use reveille_api::{
     ActorKey, Failure, Reason,
+    net::{Role, named},
     proto::{
         self, RouterCommand, RouterReport, WakeReply, WakeRequest, router_command::Command,
         router_report::Report, routers_server::Routers,
@@ -12,7 +13,7 @@ use reveille_api::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::{clock::millis, fleet::Fleet, lifecycle::Asker, routers::COMMANDS};
 
@@ -50,9 +51,9 @@ impl Routers for RoutersService {
         let _ = commands.try_send(RouterCommand { command: Some(Command::Welcome(welcome)) });
         let (failed, failure) = mpsc::channel(1);
         let fleet = Arc::clone(&self.fleet);
-        let reports = request.into_inner();
+        let (_, peer, reports) = request.into_parts();
         self.fleet.tasks.spawn("router session", async move {
-            if let Err(status) = serve(&fleet, reports, commands).await {
+            if let Err(status) = serve(&fleet, peer, reports, commands).await {
                 let _ = failed.send(status).await;
             }
         });
@@ -63,11 +64,16 @@ impl Routers for RoutersService {
     }
 
     async fn wake(&self, request: Request<WakeRequest>) -> Result<Response<WakeReply>, Status> {
-        let WakeRequest { actor, router_instance, traceparent } = request.into_inner();
+        let (_, peer, request) = request.into_parts();
+        let WakeRequest { actor, router_instance, traceparent } = request;
         let key = ActorKey::try_from(actor)?;
         if !self.fleet.routers.present(&router_instance, SESSION).await {
             let message = "this router process has no session; it says Hello first";
             return Err(Failure::new(Reason::ControlPlaneUnavailable, message).into());
+        }
+        // Gone in the meantime, it gets no binding anyhow.
+        if let Some(router) = self.fleet.routers.router_of(&router_instance) {
+            named(&peer, Role::Router, &router)?;
         }
         let instance = Some(router_instance.as_str());
         let served = self.fleet.wake(&key, Asker::Traffic, instance, &traceparent).await?;
@@ -82,6 +88,7 @@ impl Routers for RoutersService {
 /// Until the stream breaks. Dropping `commands` ends the other direction.
 async fn serve(
     fleet: &Arc<Fleet>,
+    peer: Extensions,
     mut reports: Streaming<RouterReport>,
     commands: mpsc::Sender<RouterCommand>,
 ) -> Result<(), Status> {
@@ -92,6 +99,7 @@ async fn serve(
     if hello.router.is_empty() || hello.instance.is_empty() {
         return Err(Status::invalid_argument("Hello names the router and its instance"));
     }
+    named(&peer, Role::Router, &hello.router)?;
     let (session, over) = fleet.routers.connect(&hello, commands);
     tracing::info!(router = hello.router, instance = hello.instance, "a router is connected");
     let listening = listen(fleet, &hello.router, reports);

@@ -29,7 +29,10 @@ use envoy_types::pb::envoy::{
 use reveille_api::net::Address;
 
 use super::{Config, names};
-use crate::proto::{address, any, duration, uint32};
+use crate::{
+    proto::{address, any, duration, uint32},
+    tls,
+};
 
 /// An idle connection to an actor is closed after this, in order, so that few are left to be reset when the actor is
 /// suspended for idleness: a server whose connections were reset may not survive gVisor's restore.
@@ -86,8 +89,8 @@ pub(super) fn actors(name: &str, config: &Config) -> Cluster {
     }
 }
 
-/// A part of Reveille that speaks gRPC at one address. Its streams last as long as what they are for: there
-/// is no timeout on them.
+/// A part of Reveille that speaks gRPC at one address, with TLS unless it is a Unix socket. Its streams last as long as what
+/// they are for: there is no timeout on them.
 pub(crate) fn grpc(name: &str, at: &Address, max_requests: u32) -> Cluster {
     let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
     let endpoint = LbEndpoint {
@@ -96,17 +99,20 @@ pub(crate) fn grpc(name: &str, at: &Address, max_requests: u32) -> Cluster {
     };
     // Finds a peer that vanished without a FIN. On a Unix socket there is no such thing, and a ping that
     // comes late on a busy machine would end every stream.
-    let connection_keepalive = matches!(at, Address::Tcp(_)).then(|| core::KeepaliveSettings {
+    let connection_keepalive = (!at.is_unix()).then(|| core::KeepaliveSettings {
         interval: duration(Duration::from_secs(30)),
         timeout: duration(Duration::from_secs(20)),
         ..Default::default()
     });
     let protocol = Http2ProtocolOptions { connection_keepalive, ..http2() };
+    let discovery = match at {
+        Address::Name { .. } => cluster::DiscoveryType::StrictDns,
+        Address::Unix(_) | Address::Tcp(_) => cluster::DiscoveryType::Static,
+    };
     Cluster {
         name: name.into(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
-            cluster::DiscoveryType::Static.into(),
-        )),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
+        transport_socket: (!at.is_unix()).then(tls::to_router),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.into(),
             endpoints: vec![LocalityLbEndpoints {

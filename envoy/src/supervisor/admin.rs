@@ -75,6 +75,9 @@ impl Admin {
         let call = async {
             let io = match &self.at {
                 Address::Tcp(addr) => Io::Tcp(TcpStream::connect(addr).await?),
+                Address::Name { host, port } => {
+                    Io::Tcp(TcpStream::connect((host.as_str(), *port)).await?)
+                }
                 Address::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
             };
             let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;

@@ -18,7 +18,7 @@ use super::{
     launcher::Launcher,
     leftover,
 };
-use crate::bootstrap;
+use crate::{bootstrap, tls};
 
 /// Why Envoy was not started.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,9 @@ pub enum BuildError {
         /// Why not.
         source: io::Error,
     },
+    /// Envoy would trust whoever answers there.
+    #[error("the router at {0} is reached by TCP: give --tls-cert, --tls-key and --tls-ca")]
+    NoTls(Address),
     /// Whoever reaches the admin interface can do everything.
     #[error("Envoy's admin interface may listen on loopback only, not on {0}")]
     PublicAdmin(SocketAddr),
@@ -61,6 +64,9 @@ pub enum BuildError {
 pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     if let Some(admin) = config.admin.filter(|admin| !admin.ip().is_loopback()) {
         return Err(BuildError::PublicAdmin(admin));
+    }
+    if config.tls.is_none() && !config.xds.is_unix() {
+        return Err(BuildError::NoTls(config.xds));
     }
     let version = binary::version(&config.binary).await?;
     let dir = &config.dir;
@@ -93,6 +99,9 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
         max_connections: config.max_connections,
     });
     write(&bootstrap, &encoded).map_err(|source| file("write", &bootstrap, source))?;
+    if let Some(config_of_tls) = &config.tls {
+        write_secrets(&config.dir.join(tls::FOLDER), config_of_tls)?;
+    }
     raise_file_limit();
     let launcher = Launcher::start().map_err(BuildError::Launcher)?;
     tracing::debug!(%version, bootstrap = %bootstrap.display(), "ready to start Envoy");
@@ -119,6 +128,17 @@ fn lock(dir: &Path) -> Result<File, BuildError> {
         Err(TryLockError::WouldBlock) => Err(BuildError::Locked(dir.into())),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// They name the files of the certificate; what is in those stays there.
+fn write_secrets(folder: &Path, config: &tls::Config) -> Result<(), BuildError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| file("make the directory", folder, source))?;
+    for (name, secret) in tls::secrets(config) {
+        let path = folder.join(name);
+        write(&path, &secret).map_err(|source| file("write", &path, source))?;
+    }
+    Ok(())
 }
 
 fn remove_socket(path: &Path) -> Result<(), BuildError> {

@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
-use reveille_api::{Ladder, net::Address, proto::RevokeAck, task};
+use reveille_api::{
+    Ladder,
+    net::{Address, Transport},
+    proto::RevokeAck,
+    task,
+};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +49,8 @@ impl Rig {
         let control_plane = Address::Unix(folder.path().join("control.sock"));
         let fake = Fake::listen(&control_plane).await;
         let mut config = Config {
+            transport: Transport::unix(),
+            advertise: None,
             listen: Address::Unix(folder.path().join("router.sock")),
             status: "127.0.0.1:0".parse().unwrap(),
             control_plane: control_plane.clone(),

@@ -1,0 +1,148 @@
+//! Who may call what: one table for every server, and the layer that keeps to it.
+
+use std::{
+    fmt,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::Either;
+use http::{Extensions, HeaderMap, Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{Peer, Role};
+
+/// Services, and the roles that may call them. What is not here, nobody with a certificate may call.
+pub(super) const TABLE: &[(&str, &[Role])] = &[
+    ("reveille.v1.Control", &[Role::Client]),
+    ("reveille.v1.Routers", &[Role::Router]),
+    ("reveille.v1.Nodes", &[Role::Node]),
+    ("reveille.v1.NodeAgent", &[Role::ControlPlane]),
+    ("envoy.service.ext_proc.v3.ExternalProcessor", &[Role::Envoy]),
+    ("envoy.service.discovery.v3.AggregatedDiscoveryService", &[Role::Envoy]),
+    ("grpc.health.v1.Health", &Role::ALL),
+    ("grpc.reflection.v1.ServerReflection", &Role::ALL),
+];
+
+type Check = Arc<dyn Fn(&HeaderMap) -> Result<(), Status> + Send + Sync>;
+
+/// A layer around a whole server: no path comes past it, known or not.
+#[derive(Clone)]
+pub struct Authorize {
+    anybody: Option<Check>,
+}
+
+impl Default for Authorize {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Authorize {
+    /// Lets in who is local, and who has a certificate of a role in the table.
+    pub const fn new() -> Self {
+        Self { anybody: None }
+    }
+
+    /// Somebody on a plain connection is let in when the check of the headers passes.
+    #[must_use]
+    pub fn or_if(
+        self,
+        check: impl Fn(&HeaderMap) -> Result<(), Status> + Send + Sync + 'static,
+    ) -> Self {
+        Self { anybody: Some(Arc::new(check)) }
+    }
+
+    fn check<B>(&self, request: &Request<B>) -> Result<(), Status> {
+        match (request.extensions().get::<Peer>(), &self.anybody) {
+            (Some(Peer::Local), _) => Ok(()),
+            (Some(Peer::Certified(identity)), _) => {
+                let path = request.uri().path();
+                let service = path.strip_prefix('/').and_then(|path| path.split('/').next());
+                let row = TABLE.iter().find(|(name, _)| Some(*name) == service);
+                match row {
+                    Some((_, roles)) if roles.contains(&identity.role()) => Ok(()),
+                    row => {
+                        tracing::warn!(%identity, path, "a call by the wrong role was refused");
+                        Err(Status::permission_denied(refusal(identity, row.map(|row| row.1))))
+                    }
+                }
+            }
+            (Some(Peer::Anybody), Some(check)) => check(request.headers()),
+            (Some(Peer::Anybody) | None, _) => {
+                tracing::warn!("a call by nobody in particular was refused");
+                Err(Status::unauthenticated("this server answers only those it knows"))
+            }
+        }
+    }
+}
+
+fn refusal(identity: &super::Identity, roles: Option<&[Role]>) -> String {
+    match roles {
+        Some(roles) => {
+            let roles: Vec<_> = roles.iter().map(|role| role.name()).collect();
+            format!(
+                "the certificate is of {identity}; this call takes one of role {}",
+                roles.join(", ")
+            )
+        }
+        None => format!("the certificate is of {identity}; there is nothing for it here"),
+    }
+}
+
+/// Whether the caller may act as this router or node. Who is local may: it is root, or we ourselves.
+pub fn named(extensions: &Extensions, role: Role, name: &str) -> Result<(), Status> {
+    match extensions.get::<Peer>() {
+        Some(Peer::Local) => Ok(()),
+        Some(Peer::Certified(who)) if who.role() == role && who.name() == Some(name) => Ok(()),
+        Some(Peer::Certified(who)) => {
+            tracing::warn!(identity = %who, claimed = name, "a {role} claimed another one's name");
+            let message = format!("the certificate is of {who}, not of {role} {name:?}");
+            Err(Status::permission_denied(message))
+        }
+        Some(Peer::Anybody) | None => Err(Status::unauthenticated("nobody is known by that name")),
+    }
+}
+
+impl fmt::Debug for Authorize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorize").field("anybody", &self.anybody.is_some()).finish()
+    }
+}
+
+impl<S> Layer<S> for Authorize {
+    type Service = Authorized<S>;
+
+    fn layer(&self, inner: S) -> Authorized<S> {
+        Authorized { inner, authorize: self.clone() }
+    }
+}
+
+/// A server behind [`Authorize`].
+#[derive(Clone, Debug)]
+pub struct Authorized<S> {
+    inner: S,
+    authorize: Authorize,
+}
+
+impl<S, B> Service<Request<B>> for Authorized<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.authorize.check(&request) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}
