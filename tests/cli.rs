@@ -291,3 +291,122 @@ fn a_reader_that_has_gone_is_no_error() {
     assert!(output.status.success());
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// `reveille certs …` in a folder of the test's own.
+fn certs(dir: &Path, args: &[&str]) -> Output {
+    let dir = dir.to_str().unwrap();
+    run(&[&["certs"], args, &["--dir", dir]].concat())
+}
+
+#[test]
+fn certs_makes_a_ca_and_certificates_that_openssl_takes_and_keeps_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("certs");
+    let line = error(&certs(&dir, &["issue", "client"]), 1);
+    assert!(line.contains("reveille certs init --dir"), "{line}");
+    assert!(certs(&dir, &["init", "--trust-domain", "example.org"]).status.success());
+    let issue: &[&str] = &["issue", "node", "--name", "n1", "--dns", "n1.example", "--ip", "::1"];
+    let output = certs(&dir, issue);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+    let (ca, cert, key) = (read("ca.pem"), read("node-n1.pem"), read("node-n1.key"));
+    for name in ["ca.pem", "ca.key", "node-n1.pem", "node-n1.key"] {
+        let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    let openssl = |args: &[&str]| {
+        let output = Command::new("openssl").args(args).current_dir(&dir).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    for purpose in ["sslserver", "sslclient"] {
+        openssl(&[
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            purpose,
+            "-CAfile",
+            "ca.pem",
+            "node-n1.pem",
+        ]);
+    }
+    let text = openssl(&["x509", "-in", "node-n1.pem", "-noout", "-text"]);
+    let names =
+        "URI:spiffe://example.org/reveille/node/n1, DNS:n1.example, IP Address:0:0:0:0:0:0:0:1";
+    assert!(text.contains(names) && text.contains("prime256v1"), "{text}");
+    // Again: nothing changes.
+    for args in [&["init", "--trust-domain", "example.org"], issue] {
+        assert!(stdout(&certs(&dir, args)).contains("unchanged"), "{args:?}");
+    }
+    assert_eq!((read("ca.pem"), read("node-n1.pem"), read("node-n1.key")), (ca.clone(), cert, key));
+    // Something else under the same name: not without --force.
+    for (args, why) in [
+        (["init", "--trust-domain", "example.net"].as_slice(), "trust domain example.org"),
+        (&["issue", "node", "--name", "n1", "--dns", "other"], "has not all of these host names"),
+    ] {
+        let line = error(&certs(&dir, args), 1);
+        assert!(line.contains(why) && line.contains("--force"), "{line}");
+    }
+    assert_eq!(read("ca.pem"), ca);
+    assert!(certs(&dir, &[issue, &["--force"]].concat()).status.success());
+    for (args, why) in [
+        (["issue", "node"].as_slice(), "a node has a name"),
+        (&["issue", "emperor"], "emperor"),
+        (&["issue", "node", "--name", "a/b"], "a/b"),
+    ] {
+        let line = error(&certs(&dir, args), 2);
+        assert!(line.contains(why), "{line}");
+    }
+    fs::set_permissions(dir.join("ca.key"), PermissionsExt::from_mode(0o640)).unwrap();
+    let line = error(&certs(&dir, &["issue", "client"]), 1);
+    assert!(line.contains("ca.key can be read by others"), "{line}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_told_in_one_line_before_anything_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(certs(dir, &["init"]).status.success());
+    for args in [&["issue", "client"][..], &["issue", "node", "--name", "n1"]] {
+        assert!(certs(dir, args).status.success());
+    }
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let with = |args: &[&str], cert: &str, key: &str| {
+        let (cert, key, ca) = (file(cert), file(key), file("ca.pem"));
+        let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca];
+        run(&[args, &tls].concat())
+    };
+    let get = ["get", "nodes", "--server", "127.0.0.1:1"];
+    let line = error(&with(&get, "node-n1.pem", "node-n1.key"), 2);
+    assert!(
+        line.contains("reveille.local/reveille/node/n1") && line.contains("issue client"),
+        "{line}"
+    );
+    let line = error(&with(&get, "client.pem", "node-n1.key"), 2);
+    assert!(line.contains("node-n1.key cannot be used with"), "{line}");
+    let line = error(&with(&get, "client.pem", "client.key"), 1);
+    assert!(line.contains("no control plane answers at 127.0.0.1:1"), "{line}");
+    let router = ["router", "--name", "r1"];
+    let line = error(&with(&router, "node-n1.pem", "node-n1.key"), 2);
+    assert!(line.contains("reveille certs issue router --name r1"), "{line}");
+    fs::set_permissions(file("client.key"), PermissionsExt::from_mode(0o644)).unwrap();
+    let line = error(&with(&get, "client.pem", "client.key"), 2);
+    assert!(line.contains("client.key can be read by others (mode 644): chmod 600 it"), "{line}");
+
+    let line = error(&run(&[&get[..], &["--tls-cert", &file("client.pem")]].concat()), 2);
+    assert!(line.contains("give --tls-key and --tls-ca too"), "{line}");
+    let line = error(&run(&["get", "nodes", "--server", "control.example:8082"]), 2);
+    assert!(line.contains("is not on this machine: give --tls-cert"), "{line}");
+    for args in [
+        ["router", "--listen", "127.0.0.1:0"],
+        ["router", "--control-plane", "127.0.0.1:1"],
+        ["controlplane", "--listen", "127.0.0.1:0"],
+        ["controlplane", "--tcp", "0.0.0.0:0"],
+    ] {
+        let data = file("data");
+        let mut command = reveille(&args);
+        let line = error(&command.env("REVEILLE_DATA_DIR", data).output().unwrap(), 1);
+        assert!(line.contains("--tls-cert"), "{line}");
+    }
+}

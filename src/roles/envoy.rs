@@ -59,9 +59,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     #[command(flatten)]
-    tls: tls::Args,
-    #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tls: tls::Args,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

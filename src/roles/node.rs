@@ -57,9 +57,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
     #[command(flatten)]
-    tls: tls::Args,
-    #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tls: tls::Args,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -64,9 +64,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
-    tls: tls::Args,
-    #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tls: tls::Args,
 }
 
 impl Role for Args {

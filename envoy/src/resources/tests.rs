@@ -60,3 +60,21 @@ fn every_cluster_has_the_ladders_circuit_breakers_on_both_priorities() {
         }
     }
 }
+
+#[test]
+fn a_router_on_tcp_is_spoken_to_by_tls_with_secrets_that_envoy_finds_itself() {
+    use cluster::grpc;
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+        ClusterDiscoveryType::Type, DiscoveryType,
+    };
+    for (address, tls, discovery) in [
+        ("unix:/run/router.sock", false, DiscoveryType::Static),
+        ("192.0.2.1:8090", true, DiscoveryType::Static),
+        ("127.0.0.1:8090", true, DiscoveryType::Static),
+        ("r1.example:8090", true, DiscoveryType::StrictDns),
+    ] {
+        let cluster = grpc("router", &address.parse().unwrap(), 16);
+        assert_eq!(cluster.transport_socket.is_some(), tls, "{address}");
+        assert_eq!(cluster.cluster_discovery_type, Some(Type(discovery.into())), "{address}");
+    }
+}
