@@ -164,3 +164,26 @@ async fn every_server_refuses_who_has_no_certificate_or_the_wrong_role() {
     assert!(!routers.contains("\"n2\""), "{routers}");
     parts.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_takes_nobody_but_a_router_for_the_router() {
+    if !machine_can_run_it("Envoy and an impostor") {
+        return;
+    }
+    let mut parts = start().await;
+    parts.end("envoy", Signal::SIGTERM).await;
+    let router = std::mem::replace(&mut parts.router, parts.control);
+    parts.run("envoy");
+    let stats = format!("http://{}/stats?filter=^cluster.xds.ssl", parts.admin);
+    eventually("Envoy sees that it is no router", Duration::from_secs(20), || async {
+        let stats = curl(&["-s", &stats]).text;
+        let failed =
+            stats.lines().find_map(|line| line.strip_prefix("cluster.xds.ssl.fail_verify_san: "));
+        if failed.is_some_and(|times| times != "0") { Ok(()) } else { Err(stats) }
+    })
+    .await;
+    let handshakes = curl(&["-s", &stats]).text;
+    assert!(handshakes.contains("cluster.xds.ssl.handshake: 0"), "{handshakes}");
+    parts.router = router;
+    parts.stop().await;
+}
