@@ -168,6 +168,7 @@ async fn a_request_in_flight_at_a_sandbox_that_goes_away_gets_its_503_at_once() 
     // A snapshot to come back to.
     cluster.client.get(COUNTER, "/").await.count();
     cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+    #[expect(clippy::async_yields_async, reason = "it is awaited when the sandbox is gone")]
     let in_flight = async || {
         answers_again(&cluster, "nothing").await;
         let client = cluster.client.clone();
