@@ -86,7 +86,7 @@ impl Command {
             Self::Top(args) => client(args.run()),
             Self::Doctor(args) => client(args.run()),
             Self::Certs(args) => args.run(),
-            Self::Router(args) => roles::run(*args),
+            Self::Router(args) => args.run(),
             Self::Dns(args) => roles::run(*args),
             Self::Controlplane(args) => roles::run(*args),
             Self::Node(args) => roles::run(*args),

@@ -49,10 +49,12 @@ const SHARED: &[&str] = &[
 /// Variable that names the file.
 const FILE_VARIABLE: &str = "REVEILLE_CONFIG";
 
+/// What is done, not how a part is set up.
+const ACTIONS: &[&str] = &["config", "help", "version", "explain-timeouts", "output"];
+
 /// Arguments that take part: not `--config` itself, and none of the inner ones.
 fn is_setting(arg: &Arg) -> bool {
-    let name = arg.get_long();
-    !arg.is_hide_set() && name.is_some_and(|n| !["config", "help", "version"].contains(&n))
+    !arg.is_hide_set() && arg.get_long().is_some_and(|name| !ACTIONS.contains(&name))
 }
 
 /// Reads the command line. `--help` and `--version` are answered and nothing is left to do: exit code 0.

@@ -1,15 +1,18 @@
 //! The roles as processes: flags to a role crate's `Config`, then log, privileges, signals.
 //!
-//! SIGTERM and SIGINT both ask a role to stop; what it finishes first is its own business. Under `up` the kernel
-//! also sends SIGTERM when the supervisor dies, so that no role outlives it.
+//! SIGTERM and SIGINT both ask a role to stop; what it finishes first is its own business. A second one hurries
+//! the router and Envoy. Under `up` the kernel also sends SIGTERM when the supervisor dies, so that no role outlives
+//! it: that one is in a hurry from the first.
 
 pub(crate) mod controlplane;
 pub(crate) mod dns;
 pub(crate) mod envoy;
+pub(crate) mod explain;
 pub(crate) mod node;
 pub(crate) mod router;
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -57,7 +60,7 @@ pub(crate) struct LadderArgs {
     max_parked: u32,
     /// Requests that Envoy lets through at a time; greater than --max-parked
     #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_requests())]
-    max_requests: u32,
+    pub(crate) max_requests: u32,
 }
 
 impl LadderArgs {
@@ -106,12 +109,15 @@ pub(crate) struct Stop {
     pub(crate) token: CancellationToken,
     /// Set before `token` is cancelled when it was SIGINT: leave nothing behind.
     pub(crate) for_good: Arc<AtomicBool>,
+    /// The second signal, or nobody is left to send one: what takes time is left out.
+    pub(crate) hurry: CancellationToken,
 }
 
 /// Runs a role until a signal.
 pub(crate) fn run<R: Role>(role: R) -> Result {
     let common = role.common();
-    if let Some(supervisor) = common.supervisor {
+    let supervisor = common.supervisor;
+    if let Some(supervisor) = supervisor {
         die_with(supervisor)?;
     }
     common.logging.start()?;
@@ -129,7 +135,7 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
         let mut served = Box::pin(role.serve(stop.clone()));
         tokio::select! {
             ended = &mut served => ended,
-            () = signals.pass_on(&stop) => served.await,
+            never = signals.pass_on(&stop, supervisor) => match never {},
         }
     })
 }
@@ -138,12 +144,15 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
 fn die_with(supervisor: i32) -> Result {
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(|error| Error::because("cannot ask to die with the supervisor", &error))?;
-    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-    match parent == Some(supervisor) {
+    match is_parent(supervisor) {
         true => Ok(()),
         // It died before the line above.
         false => Err(Error::failed("the supervisor has gone")),
     }
+}
+
+fn is_parent(supervisor: i32) -> bool {
+    rustix::process::getppid().is_some_and(|pid| pid.as_raw_pid() == supervisor)
 }
 
 /// SIGTERM and SIGINT.
@@ -160,16 +169,27 @@ impl Signals {
         Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)? })
     }
 
-    /// Waits for the first and passes it on. Later ones change nothing.
-    async fn pass_on(mut self, stop: &Stop) {
-        tokio::select! {
-            _ = self.terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = self.interrupt.recv() => {
-                tracing::info!("SIGINT: stopping for good");
-                stop.for_good.store(true, Ordering::Release);
-            }
+    /// Passes on the first and the second. Later ones change nothing.
+    async fn pass_on(mut self, stop: &Stop, supervisor: Option<i32>) -> Infallible {
+        let for_good = self.next().await;
+        tracing::info!(for_good, "told to stop");
+        stop.for_good.store(for_good, Ordering::Release);
+        if supervisor.is_some_and(|supervisor| !is_parent(supervisor)) {
+            stop.hurry.cancel();
         }
         stop.token.cancel();
+        self.next().await;
+        tracing::info!("told again: in a hurry");
+        stop.hurry.cancel();
+        std::future::pending().await
+    }
+
+    /// Whether it was SIGINT.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => true,
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!  pre-flight ──▶ lock ──▶ controlplane ──▶ apply ──▶ node ──▶ router ──▶ envoy ──▶ dns ──▶ "ready"
 //!                                                                                             │ Ctrl-C
-//!  run files ◀── controlplane ◀── node (for good) ◀── dns, router, envoy ◀── suspend all ◀── close the door
+//!                                                               router: not ready ◀───────┘
+//!  run files ◀── controlplane ◀── node (for good) ◀── dns, router ◀── suspend all ◀── envoy: requests, then the door
 //! ```
 //!
 //! * Nothing is started before everything that can be known beforehand is known to be right ([`preflight`]).
@@ -99,7 +100,7 @@ pub(crate) struct Args {
     /// File to apply once the control plane is up; may be given more than once
     #[arg(long, value_name = "FILE")]
     apply: Vec<String>,
-    /// How long Ctrl-C waits for actors to be suspended
+    /// How long Ctrl-C waits for requests in flight, and then for actors to be suspended
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     /// File for Envoy's access log; - is the log of `up` [default: DATA_DIR/access.log]

@@ -87,6 +87,44 @@ fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
 }
 
 #[test]
+fn the_ladder_of_timeouts_is_explained_with_the_values_of_the_command_line_and_nothing_runs() {
+    let table = stdout(&run(&["router", "--explain-timeouts", "--park", "40s", "--wake", "25s"]));
+    for text in ["STANDS ABOVE", "45s", "wake deadline (25s)", "--max-requests", "parking capacity"]
+    {
+        assert!(table.contains(text), "{text} is not in\n{table}");
+    }
+    let json = stdout(&run(&["router", "--explain-timeouts", "--park", "40s", "-o", "json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let rungs = json["items"].as_array().unwrap();
+    let ext_proc = rungs.iter().find(|rung| rung["name"] == "ext_proc timeout").unwrap();
+    assert_eq!((&ext_proc["value"], &ext_proc["from"]), (&"45s".into(), &"--park and 5s".into()));
+    assert_eq!(ext_proc["above"][0]["value"], "40s");
+}
+
+#[test]
+fn an_inverted_ladder_is_refused_by_every_role_that_has_it_with_both_values() {
+    let inverted: &[(&[&str], [&str; 2])] = &[
+        (&["--park", "3s"], ["(3s)", "(20s)"]),
+        (&["--max-requests", "7", "--max-parked", "8"], ["(7)", "(8)"]),
+        (&["--park", "2h"], ["(1h)", "(2h 5s)"]),
+    ];
+    for role in ["router", "controlplane", "up"] {
+        for (flags, values) in inverted {
+            let mut args = vec![role];
+            args.extend(*flags);
+            let line = error(&run(&args), 2);
+            assert!(values.iter().all(|value| line.contains(value)), "{role}: {line}");
+        }
+    }
+    for (flag, value, above) in
+        [("--drain", "29s", "(30s)"), ("--grace", "1s", "(2s)"), ("--stream-idle", "30s", "(35s)")]
+    {
+        let line = error(&run(&["router", flag, value]), 2);
+        assert!(line.contains(flag) && line.contains(value) && line.contains(above), "{line}");
+    }
+}
+
+#[test]
 fn help_has_examples_and_exit_codes_and_version_is_told() {
     let help = stdout(&run(&["--help"]));
     assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");

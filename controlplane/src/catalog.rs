@@ -232,19 +232,8 @@ impl Catalog {
 
     /// Within the one ladder of timeouts that all parts were started with.
     fn fits(&self, spec: &ActorTemplateSpec) -> Result<(), Error> {
-        let limits = [
-            ("spec.wake.timeout", spec.wake.timeout, self.ladder.wake(), "wake deadline"),
-            ("spec.wake.park", spec.wake.park, self.ladder.park(), "park budget"),
-        ];
-        for (field, value, limit, what) in limits {
-            if value > limit {
-                let (value, limit) =
-                    (humantime::format_duration(value), humantime::format_duration(limit));
-                let message = format!("{field}: {value} is more than the {what} of {limit}");
-                return Err(Error::Invalid(message));
-            }
-        }
-        Ok(())
+        let asked = self.ladder.admit(spec.wake.timeout, spec.wake.park);
+        asked.map_err(|error| Error::Invalid(error.to_string()))
     }
 }
 

@@ -1,4 +1,6 @@
-//! The bootstrap: who this Envoy is, where its ADS server is, where its admin interface listens.
+//! The bootstrap: who this Envoy is, where its routers are, where its admin interface listens.
+//!
+//! The routers are here and not among the dynamic resources because each Envoy has an order of its own for them.
 
 use std::time::Duration;
 
@@ -26,10 +28,10 @@ use reveille_api::net::Address;
 
 use crate::{
     proto::{address, any, duration},
-    resources::grpc_cluster,
+    resources::{grpc_cluster, names},
 };
 
-/// Name of the cluster of the ADS server.
+/// Name of the cluster of the ADS servers.
 const XDS: &str = "xds";
 /// `node.cluster` of every Envoy.
 const CLUSTER: &str = "reveille";
@@ -41,8 +43,12 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub struct Config {
     /// Names this Envoy in the fleet.
     pub node_id: String,
-    /// The ADS server.
-    pub xds: Address,
+    /// The ADS servers: the first one that serves.
+    pub xds: Vec<Address>,
+    /// The routers: the first one that serves.
+    pub routers: Vec<Address>,
+    /// Requests that may wait for the routers at a time.
+    pub max_requests: u32,
     /// The protocol to speak to it.
     pub protocol: Protocol,
     /// The admin interface: loopback or a Unix socket. It can do anything, to anybody who reaches it.
@@ -74,7 +80,10 @@ fn build(config: &Config) -> Bootstrap {
             ..Default::default()
         }),
         static_resources: Some(StaticResources {
-            clusters: vec![grpc_cluster(XDS, &config.xds, 16)],
+            clusters: vec![
+                grpc_cluster(XDS, &config.xds, 16),
+                grpc_cluster(names::ROUTER, &config.routers, config.max_requests),
+            ],
             ..Default::default()
         }),
         dynamic_resources: Some(DynamicResources {

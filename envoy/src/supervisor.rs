@@ -8,8 +8,9 @@
 //!            └────────── shutdown ────────────┴──▶ Draining ─▶ SIGTERM ─▶ SIGKILL ─▶ gone
 //! ```
 //!
-//! *Draining*: Envoy says that it is not ready and asks clients to close their connections, but serves every
-//! request until none is left or the drain deadline has passed; only then does it stop listening.
+//! *Draining*: Envoy says that it is not ready and asks clients to close their connections, but serves whoever
+//! comes, for the grace in which load balancers notice and then until no request is left or the drain deadline has
+//! passed; only then does it stop listening.
 //!
 //! What keeps Envoy from outliving its supervisor:
 //!
@@ -28,6 +29,7 @@ mod launcher;
 mod leftover;
 mod log;
 mod setup;
+mod status;
 
 use std::{
     io,
@@ -38,8 +40,8 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::net::Address;
-use tokio::{process::Child, sync::watch, time};
+use reveille_api::{Ladder, net::Address};
+use tokio::{net::TcpListener, process::Child, sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{bootstrap::Protocol, tls};
@@ -64,17 +66,26 @@ pub struct Config {
     pub dir: PathBuf,
     /// Names this Envoy in the fleet.
     pub node_id: String,
-    /// The ADS server.
-    pub xds: Address,
+    /// The ADS servers, the one to be used first.
+    pub xds: Vec<Address>,
+    /// The routers, likewise: the same servers, but in tests.
+    pub routers: Vec<Address>,
+    /// Requests that may wait for the routers at a time: above what each of them parks.
+    pub max_requests: u32,
     /// The form of xDS.
     pub protocol: Protocol,
     /// Envoy's admin interface, on loopback; without one it is a Unix socket in the directory.
     pub admin: Option<SocketAddr>,
+    /// Where `/readyz` and `/healthz` are served, for load balancers.
+    pub status: Option<SocketAddr>,
     /// Where the ADS server will tell Envoy to listen, if that is known: checked to be free before it starts.
     pub listen: Vec<SocketAddr>,
     /// Worker threads. Default: one for each CPU.
     pub concurrency: Option<NonZero<usize>>,
-    /// How long requests in flight may go on after a shutdown was asked for.
+    /// How long a shutdown lets clients come while it says that it is not ready: the time in which a load
+    /// balancer notices. Nothing where there is none.
+    pub grace: Duration,
+    /// How long requests in flight may go on after that.
     pub drain: Duration,
     /// Envoy's own log: trace, debug, info, warning, error, critical or off.
     pub log_level: String,
@@ -86,16 +97,20 @@ pub struct Config {
 
 impl Config {
     /// The defaults.
-    pub fn new(binary: impl Into<PathBuf>, dir: impl Into<PathBuf>, xds: Address) -> Self {
+    pub fn new(binary: impl Into<PathBuf>, dir: impl Into<PathBuf>, routers: Vec<Address>) -> Self {
         Self {
             binary: binary.into(),
             dir: dir.into(),
             node_id: "envoy".into(),
-            xds,
+            xds: routers.clone(),
+            routers,
+            max_requests: Ladder::default().max_requests(),
             protocol: Protocol::default(),
             admin: None,
+            status: None,
             listen: Vec::new(),
             concurrency: None,
+            grace: Duration::ZERO,
             drain: Duration::from_secs(30),
             log_level: "warning".into(),
             max_connections: 50_000,
@@ -137,6 +152,8 @@ pub enum State {
 pub struct Addrs {
     /// Envoy's admin interface.
     pub admin: Address,
+    /// The probes.
+    pub status: Option<SocketAddr>,
 }
 
 /// A supervisor that is ready to start Envoy.
@@ -147,6 +164,8 @@ pub struct App {
     _lock: std::fs::File,
     launcher: launcher::Launcher,
     state: watch::Sender<State>,
+    status: Option<TcpListener>,
+    hurry: CancellationToken,
 }
 
 /// Why the supervisor gave up.
@@ -172,6 +191,9 @@ pub enum Error {
         /// What it logged last.
         said: String,
     },
+    /// The probes cannot be served.
+    #[error("the status server failed")]
+    Status(#[source] io::Error),
     /// It cannot be waited for.
     #[error("cannot wait for Envoy")]
     Wait(#[source] io::Error),
@@ -180,7 +202,15 @@ pub enum Error {
 impl App {
     /// Where things are.
     pub fn addrs(&self) -> Addrs {
-        Addrs { admin: self.config.admin_address() }
+        let status = self.status.as_ref().and_then(|listener| listener.local_addr().ok());
+        Addrs { admin: self.config.admin_address(), status }
+    }
+
+    /// With a token that hurries a shutdown: no grace, and little time for what is in flight.
+    #[must_use]
+    pub fn hurried_by(mut self, hurry: CancellationToken) -> Self {
+        self.hurry = hurry;
+        self
     }
 
     /// Where Envoy is in its life, as it changes.
@@ -189,7 +219,15 @@ impl App {
     }
 
     /// Keeps Envoy running until the token is cancelled; then drains and ends it.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let status = status::serve(self.status.take(), self.state.subscribe());
+        tokio::select! {
+            ended = self.keep(shutdown) => ended,
+            failed = status => Err(Error::Status(failed)),
+        }
+    }
+
+    async fn keep(&self, shutdown: CancellationToken) -> Result<(), Error> {
         let admin = admin::Admin::new(self.config.admin_address());
         let mut backoff = Backoff::default();
         let mut was_ready = false;
@@ -201,7 +239,7 @@ impl App {
                 never = self.watch(&admin, &mut was_ready) => match never {},
                 () = shutdown.cancelled() => {
                     self.state.send_replace(State::Draining);
-                    return drain::end(&admin, running, self.config.drain).await;
+                    return drain::end(&admin, running, &self.config, &self.hurry).await;
                 }
             };
             self.state.send_replace(State::Starting);

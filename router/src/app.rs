@@ -1,7 +1,8 @@
 //! From [`Config`] to a running router, and to its orderly end.
 //!
 //! ```text
-//!  shutdown ─▶ not ready ─▶ nothing in flight, nothing parked (or `drain` passed)
+//!  shutdown ─▶ not ready; serves whoever still comes, for the grace in which Envoys notice
+//!           ─▶ nothing in flight, nothing parked (or the drain deadline passed)
 //!           ─▶ configuration streams and listeners end ─▶ wakes, drains and the session end
 //! ```
 
@@ -21,11 +22,11 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, interval, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
-use tonic_health::ServingStatus;
+use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -49,6 +50,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 const EXTRA_STREAMS: u32 = 1_024;
 /// How often a drain looks whether it is done.
 const LOOK: Duration = Duration::from_millis(20);
+/// What is in flight gets no more than this when the stop is hurried.
+const HURRIED: Duration = Duration::from_secs(2);
 /// What servers and tasks get to end in once they were told to.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -59,8 +62,6 @@ pub struct Config {
     pub transport: Transport,
     /// Where Envoy reaches it: ExtProc, ADS and health in one gRPC server.
     pub listen: Address,
-    /// Where Envoy is told to reach it; where it listens, if nothing else is said.
-    pub advertise: Option<Address>,
     /// Status page, metrics and probes.
     pub status: SocketAddr,
     /// Where it reaches the control plane.
@@ -77,10 +78,6 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// The part of the parking places that one namespace may take, in percent.
     pub namespace_share: u8,
-    /// A stream on which nothing moves for so long is ended.
-    pub stream_idle: Duration,
-    /// How long a shutdown waits for requests in flight.
-    pub drain: Duration,
 }
 
 /// Why a router could not be set up.
@@ -147,7 +144,7 @@ pub struct App {
     grpc: Listener,
     status: TcpListener,
     resources: Resources,
-    drain: Duration,
+    hurry: CancellationToken,
 }
 
 impl Config {
@@ -165,10 +162,8 @@ impl Config {
             .await
             .map_err(|source| BuildError::Status { address: self.status, source })?;
         let status_addr = status.local_addr().map_err(BuildError::Address)?;
-        let reached = self.advertise.unwrap_or_else(|| addrs_grpc.clone());
-        let mut envoy = resources::Config::new(self.http, reached);
+        let mut envoy = resources::Config::new(self.http);
         envoy.ladder = self.ladder;
-        envoy.stream_idle = self.stream_idle;
         if let Some(path) = self.access_log {
             envoy.access_log = AccessLog::File(path);
         }
@@ -184,7 +179,16 @@ impl Config {
         };
         let router = parts.assemble(control_plane, &mut registry);
         let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
-        Ok(App { router, registry, acks, addrs, grpc, status, resources, drain: self.drain })
+        Ok(App {
+            router,
+            registry,
+            acks,
+            addrs,
+            grpc,
+            status,
+            resources,
+            hurry: CancellationToken::new(),
+        })
     }
 }
 
@@ -234,6 +238,13 @@ impl App {
         &self.addrs
     }
 
+    /// With a token that hurries a shutdown: no grace, and little time for what is in flight.
+    #[must_use]
+    pub fn hurried_by(mut self, hurry: CancellationToken) -> Self {
+        self.hurry = hurry;
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn router(&self) -> Arc<Router> {
         Arc::clone(&self.router)
@@ -241,12 +252,13 @@ impl App {
 
     /// Serves until `shutdown`, then drains; or until something fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { router, registry, acks, addrs, grpc, status, resources, drain } = self;
+        let Self { router, registry, acks, addrs, grpc, status, resources, hurry } = self;
         let fleet = Fleet::default();
         // Held here: the streams of its receivers end when it is dropped.
         let (_resources, watch) = watch::channel(Arc::new(resources));
         let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
         let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::NotServing).await;
         let server = Server::builder()
             .max_concurrent_streams(router.ladder.max_requests().saturating_add(EXTRA_STREAMS))
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -260,7 +272,7 @@ impl App {
         let stop = router.stop.clone();
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
         let page = Status::new(Arc::clone(&router), registry, fleet, shutdown.clone());
-        let page = status::serve(status, page, router.stop.clone());
+        let served = status::serve(status, Arc::clone(&page), router.stop.clone());
         let session = session::keep(Arc::clone(&router), acks);
 
         let mut parts = JoinSet::new();
@@ -268,7 +280,7 @@ impl App {
             server.await.map(|()| "the gRPC server").map_err(Error::Grpc)
         });
         task::spawn(&mut parts, "status", async {
-            page.await.map(|()| "the status server").map_err(Error::Status)
+            served.await.map(|()| "the status server").map_err(Error::Status)
         });
         task::spawn(&mut parts, "session", async {
             session.await;
@@ -277,14 +289,15 @@ impl App {
         info!(grpc = %addrs.grpc, status = %addrs.status, router = router.name, "router runs");
 
         let ended = tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
+            () = tell(&health, &page, &shutdown) => Ok(()),
             Some(ended) = parts.join_next() => {
                 ended.map_err(Error::from).flatten().and_then(|part| Err(Error::Ended(part)))
             }
         };
         if ended.is_ok() {
-            health.set_service_status("", ServingStatus::NotServing).await;
-            drained(&router, drain).await;
+            info!(grace = ?router.ladder.grace(), "not ready any more");
+            let _ = hurry.run_until_cancelled(sleep(router.ladder.grace())).await;
+            drained(&router, &hurry).await;
         }
         router.stop.cancel();
         router.tasks.close();
@@ -300,8 +313,24 @@ impl App {
     }
 }
 
+/// Tells by gRPC what `/readyz` tells, until a shutdown begins.
+async fn tell(health: &HealthReporter, page: &Status, shutdown: &CancellationToken) {
+    let set = async |status| health.set_service_status("", status).await;
+    let ready = async {
+        let mut ticks = interval(LOOK);
+        while page.unready().is_some() {
+            ticks.tick().await;
+        }
+    };
+    if shutdown.run_until_cancelled(ready).await.is_some() {
+        set(ServingStatus::Serving).await;
+    }
+    shutdown.cancelled().await;
+    set(ServingStatus::NotServing).await;
+}
+
 /// Returns when nothing is in flight and nobody waits, or when the deadline has passed.
-async fn drained(router: &Router, deadline: Duration) {
+async fn drained(router: &Router, hurry: &CancellationToken) {
     let left = || (router.metrics.in_flight.get(), router.table.parking().taken());
     info!(in_flight = left().0, parked = left().1, "draining");
     let look = async {
@@ -310,8 +339,15 @@ async fn drained(router: &Router, deadline: Duration) {
             ticks.tick().await;
         }
     };
-    if timeout(deadline, look).await.is_err() {
-        let (in_flight, parked) = left();
-        warn!(in_flight, parked, "the drain deadline passed");
+    let hurried = async {
+        hurry.cancelled().await;
+        sleep(HURRIED).await;
+    };
+    tokio::select! {
+        () = look => {}
+        _ = timeout(router.ladder.drain(), hurried) => {
+            let (in_flight, parked) = left();
+            warn!(in_flight, parked, "the drain deadline passed");
+        }
     }
 }

@@ -10,12 +10,15 @@
 //!
 //! The answer stream owns everything of the request, so whichever way it ends (the caller is done, Envoy resets it, the
 //! connection breaks) the count goes down. No task and no channel is made for a request.
+//!
+//! Not even the head of the answer is sent before its first message: of a stream that breaks before that, Envoy knows
+//! that nothing came of it, and takes the request to another router.
 
 pub(crate) mod wire;
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
+    future::ready,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -82,15 +85,22 @@ type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 impl StreamingService<Inbound> for Process {
     type Response = Bytes;
     type ResponseStream = Answers;
-    type Future = Ready<Result<Response<Answers>, Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answers>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<Streaming<Inbound>>) -> Self::Future {
         let router = Arc::clone(&self.0);
-        let exchange = Exchange { messages: request.into_inner(), router, in_flight: None };
-        let answers = stream::unfold(exchange, |mut exchange| async move {
-            exchange.next().await.map(|answer| (Ok(answer), exchange))
-        });
-        ready(Ok(Response::new(Box::pin(answers))))
+        let mut exchange = Exchange { messages: request.into_inner(), router, in_flight: None };
+        Box::pin(async move {
+            let first = exchange.next().await;
+            let answers = stream::unfold((exchange, first), |(mut exchange, first)| async move {
+                let answer = match first {
+                    None => exchange.next().await?,
+                    Some(first) => first,
+                };
+                Some((Ok(answer), (exchange, None)))
+            });
+            Ok(Response::new(Box::pin(answers) as Answers))
+        })
     }
 }
 

@@ -53,7 +53,7 @@ impl Status {
     }
 
     /// Why it is not ready.
-    fn unready(&self) -> Option<&'static str> {
+    pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.shutdown.is_cancelled() {
             Some("shutting down")
         } else if self.router.session.ever() || self.router.metrics.bindings.get() > 0 {

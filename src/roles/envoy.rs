@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::ValueEnum;
-use reveille_api::net::{self, Address};
+use reveille_api::{
+    Ladder,
+    net::{self, Address},
+};
 use reveille_envoy::{bootstrap::Protocol, supervisor, tls::Config as Tls};
 
 use super::{Common, Role, Stop, role_error};
@@ -22,7 +25,13 @@ const EXAMPLES: &str = "\
 Examples:
   reveille envoy --router unix:/run/reveille/router.sock --admin 127.0.0.1:9901
   reveille envoy --router r1.example:8090 \\
-    --tls-cert certs/envoy.pem --tls-key certs/envoy.key --tls-ca certs/ca.pem";
+    --tls-cert certs/envoy.pem --tls-key certs/envoy.key --tls-ca certs/ca.pem
+  reveille envoy --router r1.example:8090 --router r2.example:8090 --status 0.0.0.0:8084 --tls-cert …
+
+With several routers the first one that serves is used; each is asked for its health twice a second.
+
+SIGTERM: it is not ready any more (--status) and serves for --grace, until load balancers have noticed; then it waits
+for requests in flight, up to --drain, and stops listening. A second SIGTERM leaves two seconds.";
 
 /// Run Envoy, configured by the router, and start it again when it dies
 #[derive(clap::Args, Debug)]
@@ -31,15 +40,19 @@ pub(crate) struct Args {
     /// Data directory; Envoy's bootstrap is kept in run/envoy
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     data_dir: PathBuf,
-    /// The router: unix:/path, or IP:PORT or name:port with TLS
-    #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/router.sock")]
-    router: Address,
+    /// The router: unix:/path, or IP:PORT or name:port with TLS; may be given more than once, the one to be used first
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    #[arg(default_value = "unix:/var/lib/reveille/run/router.sock")]
+    router: Vec<Address>,
     /// Envoy's binary [default: .deps/bin/envoy here or above, else in PATH]
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
     /// Envoy's admin page, loopback only [default: a socket in the data directory]
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
+    /// Probes of this Envoy, for load balancers: /readyz and /healthz [default: not served]
+    #[arg(long, value_name = "IP:PORT")]
+    status: Option<SocketAddr>,
     /// Name of this Envoy among all
     #[arg(long, value_name = "NAME", default_value = "envoy")]
     name: String,
@@ -55,7 +68,13 @@ pub(crate) struct Args {
     /// Envoy's own log: trace, debug, info, warning, error, critical or off
     #[arg(long, value_name = "LEVEL", default_value = "warning")]
     envoy_log: String,
-    /// How long a stop waits for requests in flight
+    /// Requests that may wait for the routers at a time; as the routers' own
+    #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_requests())]
+    max_requests: u32,
+    /// How long a stop serves on while it says that it is not ready: the time in which load balancers notice
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// How long a stop then waits for requests in flight
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     #[command(flatten)]
@@ -85,7 +104,7 @@ impl Role for Args {
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        let mut paths = super::paths(&[&self.router]);
+        let mut paths = super::paths(&self.router.iter().collect::<Vec<_>>());
         paths.extend(self.tls.paths());
         paths.push(self.data_dir.join("run/envoy"));
         paths.extend(tools::find("envoy", self.envoy.as_deref()).ok());
@@ -104,13 +123,16 @@ impl Role for Args {
             protocol: self.xds.into(),
             admin: self.admin,
             concurrency: self.concurrency,
+            status: self.status,
+            grace: self.grace,
             drain: self.drain,
+            max_requests: self.max_requests,
             log_level: self.envoy_log,
             max_connections: self.max_connections,
             ..supervisor::Config::new(binary, dir, self.router)
         };
         let wrong = role_error("envoy");
         let app = config.build().await.map_err(|error| wrong(&error))?;
-        app.run(stop.token).await.map_err(|error| wrong(&error))
+        app.hurried_by(stop.hurry).run(stop.token).await.map_err(|error| wrong(&error))
     }
 }

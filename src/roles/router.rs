@@ -7,18 +7,29 @@ use std::{
 };
 
 use reveille_api::{
-    Zone,
+    Ladder, Zone,
     net::{self, Address},
 };
 
-use super::{Common, LadderArgs, Role, Stop, role_error};
-use crate::{error::Result, tls};
+use super::{Common, LadderArgs, Role, Stop, explain::explain, role_error};
+use crate::{
+    error::{Error, Result},
+    output::Format,
+    tls,
+};
 
 const EXAMPLES: &str = "\
 Examples:
+  reveille router --explain-timeouts
   reveille router --listen unix:/run/reveille/router.sock --control-plane unix:/run/reveille/control.sock
-  reveille router --name r1 --listen 0.0.0.0:8090 --advertise r1.example:8090 --control-plane control.example:8082 \\
-    --tls-cert certs/router-r1.pem --tls-key certs/router-r1.key --tls-ca certs/ca.pem";
+  reveille router --name r1 --listen 0.0.0.0:8090 --control-plane control.example:8082 \\
+    --tls-cert certs/router-r1.pem --tls-key certs/router-r1.key --tls-ca certs/ca.pem
+
+Several routers of one control plane have names of their own and are otherwise started with the same flags; each Envoy
+is told all of them (reveille envoy --router A --router B).
+
+SIGTERM: it is not ready any more and serves for --grace, until Envoys have noticed; then it waits for what is in
+flight or parked, up to --drain. A second SIGTERM leaves two seconds.";
 
 /// Value of `--access-log` that means standard output.
 const STDOUT: &str = "-";
@@ -30,9 +41,6 @@ pub(crate) struct Args {
     /// Where Envoy reaches the router: unix:/path, or IP:PORT with TLS
     #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/router.sock")]
     listen: Address,
-    /// Where Envoy is told to reach it: name:port or IP:PORT [default: --listen]
-    #[arg(long, value_name = "ADDRESS")]
-    advertise: Option<Address>,
     /// The control plane: unix:/path, or IP:PORT or name:port with TLS
     #[arg(long, value_name = "ADDRESS", default_value = "unix:/var/lib/reveille/run/control.sock")]
     control_plane: Address,
@@ -55,18 +63,47 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
     namespace_share: u8,
+    /// How long a stop serves on while it says that it is not ready: the time in which Envoys notice; 0s when
+    /// there is no other router
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// How long a stop then waits for requests in flight or parked [default: as --park]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    drain: Option<Duration>,
     /// A request on which nothing moves for so long is ended: upstream_timeout where the actor has not answered yet
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     stream_idle: Duration,
-    /// How long a stop waits for requests in flight
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
-    drain: Duration,
+    /// Print every timeout and limit, and what it must stand above; then end
+    #[arg(long)]
+    explain_timeouts: bool,
+    /// How to print --explain-timeouts; a table when not given
+    #[arg(short, long, value_name = "FORMAT", requires = "explain_timeouts")]
+    output: Option<Format>,
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     tls: tls::Args,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        match self.explain_timeouts {
+            true => explain(&self.checked()?, self.output),
+            false => super::run(self),
+        }
+    }
+
+    fn checked(&self) -> Result<Ladder> {
+        let ladder = self.ladder.checked()?;
+        let drain = self.drain.unwrap_or(ladder.drain());
+        ladder
+            .with_drain(drain)
+            .and_then(|ladder| ladder.with_grace(self.grace))
+            .and_then(|ladder| ladder.with_stream_idle(self.stream_idle))
+            .map_err(|error| Error::usage(format!("--drain, --grace, --stream-idle: {error}")))
+    }
 }
 
 impl Role for Args {
@@ -81,23 +118,21 @@ impl Role for Args {
     }
 
     async fn serve(self, stop: Stop) -> Result {
+        let ladder = self.checked()?;
         let config = reveille_router::Config {
             transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
             listen: self.listen,
-            advertise: self.advertise,
             status: self.status,
             control_plane: self.control_plane,
             zone: self.domain,
-            ladder: self.ladder.checked()?,
+            ladder,
             router: self.name,
             http: self.http,
             access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
             namespace_share: self.namespace_share,
-            stream_idle: self.stream_idle,
-            drain: self.drain,
         };
         let wrong = role_error("router");
         let app = config.build().await.map_err(|error| wrong(&error))?;
-        app.run(stop.token).await.map_err(|error| wrong(&error))
+        app.hurried_by(stop.hurry).run(stop.token).await.map_err(|error| wrong(&error))
     }
 }

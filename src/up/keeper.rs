@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌── ended ──▶ Ended ── backoff ──┐
 //!  Running ──┤                                └──▶ Running
-//!            └── told ──▶ Stopped                Ended ── told ──▶ Stopped
+//!            └── told (and told again) ──▶ Stopped   Ended ── told ──▶ Stopped
 //! ```
 
 use std::{
@@ -100,9 +100,14 @@ impl Parts {
 }
 
 impl Keeper {
+    /// Tells the part that its end has come. It may still be told another one.
+    pub(super) fn tell(&self, ending: Ending) {
+        self.ending.send_replace(Some(ending));
+    }
+
     /// Ends the part and waits until it has.
     pub(super) async fn stop(&self, ending: Ending) {
-        self.ending.send_replace(Some(ending));
+        self.tell(ending);
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| *state == State::Stopped).await;
     }
@@ -163,7 +168,7 @@ async fn run_once(
     let outcome = match ended {
         Ok(status) => Some(status.map_or_else(|error| error.to_string(), describe)),
         Err(told) => {
-            if let Some(ending) = told {
+            if told.is_some() {
                 end(part, &mut child, ending).await;
             }
             None
@@ -177,14 +182,23 @@ async fn run_once(
     })
 }
 
-async fn end(part: Part, child: &mut Child, ending: Ending) {
-    // One that has only just been started would die of the signal, and leave what it found.
-    let _ = timeout(TO_LISTEN, listens(child, ending.signal)).await;
-    send(child, ending.signal);
-    if timeout(ending.patience, child.wait()).await.is_err() {
-        tracing::warn!(part = part.name(), "does not end in time; it is killed");
-        send(child, Signal::KILL);
-        let _ = child.wait().await;
+/// Ends it as it is told to last.
+async fn end(part: Part, child: &mut Child, told: &mut watch::Receiver<Option<Ending>>) {
+    loop {
+        let Some(ending) = *told.borrow_and_update() else { return };
+        // One that has only just been started would die of the signal, and leave what it found.
+        let _ = timeout(TO_LISTEN, listens(child, ending.signal)).await;
+        send(child, ending.signal);
+        tokio::select! {
+            _ = child.wait() => return,
+            Ok(()) = told.changed() => {}
+            () = sleep(ending.patience) => {
+                tracing::warn!(part = part.name(), "does not end in time; it is killed");
+                send(child, Signal::KILL);
+                let _ = child.wait().await;
+                return;
+            }
+        }
     }
 }
 

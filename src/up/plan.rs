@@ -13,8 +13,9 @@ use reveille_api::{manifest::Manifest, net::Address};
 use super::{Args, lock::Lock};
 use crate::client::control_socket;
 
-/// What a part that is ended may still wait for requests: actors were suspended before, after their own drains.
-const PART_DRAIN: &str = "5s";
+/// How long a router that was told that the end has come serves on: until it is told again. Longer than all that is
+/// ended before it may take.
+const UNTIL_TOLD_AGAIN: &str = "1day";
 
 /// A part, by its subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,14 +95,17 @@ impl Plan {
                 .with("--http", args.http.to_string())
                 .with("--status", args.status.to_string())
                 .with("--access-log", self.access_log())
-                .with("--drain", PART_DRAIN)
+                .with("--grace", UNTIL_TOLD_AGAIN)
                 .with_ladder(args),
             Part::Envoy => line
                 .with("--data-dir", &self.data_dir)
                 .with("--router", self.socket("router.sock"))
                 .with("--envoy", &self.envoy)
                 .with("--admin", args.admin.to_string())
-                .with("--drain", PART_DRAIN),
+                .with("--max-requests", args.ladder.max_requests.to_string())
+                // Nobody else is there whom a load balancer could choose.
+                .with("--grace", "0s")
+                .with("--drain", humantime::format_duration(args.drain).to_string()),
             Part::Dns => {
                 line.with("--listen", args.dns.to_string())
                     .with("--domain", args.domain.to_string());

@@ -13,12 +13,13 @@ use super::{
     plan::{Part, Plan},
     ready,
 };
-use crate::http;
 
 /// How long a part may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the node agent may: it gives itself 30 s to finish what it began.
 const NODE_PATIENCE: Duration = Duration::from_secs(40);
+/// One that is told again later.
+const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 /// The same when Ctrl-C was given twice.
 const HASTE: Duration = Duration::from_secs(3);
 /// How often it is tried to suspend everything.
@@ -28,12 +29,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What the control plane may take longer than it was told.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// Closes the door, suspends every actor, ends the parts. `haste` skips what waits for others.
+/// Says that it is not ready, finishes the requests, closes the door, suspends every actor, ends the parts. `haste`
+/// skips what waits for others.
 pub(super) async fn stop(plan: &Plan, parts: Parts, haste: &CancellationToken) {
-    if parts.get(Part::Envoy).is_some() {
-        say("stopping: no new connections");
-        let door = http::request("POST", plan.args.admin, "localhost", "/drain_listeners");
-        let _ = haste.run_until_cancelled(door).await;
+    if let Some(router) = parts.get(Part::Router) {
+        say("stopping: not ready any more");
+        router.tell(Ending { signal: Signal::TERM, patience: FOR_EVER });
+    }
+    if let Some(envoy) = parts.get(Part::Envoy) {
+        // It serves until nothing is in flight or parked, and listens until then.
+        let patience = plan.args.drain + PATIENCE;
+        let drained = envoy.stop(Ending { signal: Signal::TERM, patience });
+        if haste.run_until_cancelled(drained).await.is_none() {
+            say("stopping: does not wait for requests any longer");
+            envoy.stop(Ending { signal: Signal::TERM, patience: HASTE }).await;
+        }
     }
     let mut asked = true;
     if parts.get(Part::Node).is_some() {
@@ -55,7 +65,6 @@ pub(super) async fn stop(plan: &Plan, parts: Parts, haste: &CancellationToken) {
             }
         }
     };
-    end(Part::Envoy, Signal::TERM).await;
     join_all([end(Part::Router, Signal::TERM), end(Part::Dns, Signal::TERM)]).await;
     if asked {
         // SIGINT: for good, with every namespace and rule. Never in haste.

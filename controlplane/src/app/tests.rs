@@ -270,7 +270,10 @@ async fn mistakes_get_one_clear_sentence() {
     let error = control.delete_template(template).await.unwrap_err();
     assert_eq!(error.message(), "template \"t\" has 1 actors; delete them first");
     for (extra, said) in [
-        (r#","wake":{"timeout":"25s"}"#, "spec.wake.timeout: 25s is more than"),
+        (
+            r#","wake":{"timeout":"25s"}"#,
+            "wake deadline (20s) must not be less than the template's spec.wake.timeout (25s)",
+        ),
         (r#","wke":{}"#, "wke"),
     ] {
         let error = rig.apply(extra).await.unwrap_err();

@@ -9,7 +9,9 @@ use envoy_types::pb::envoy::{
             cluster,
         },
         core::v3::{
-            self as core, Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority, TcpKeepalive,
+            self as core, HealthCheck, Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority,
+            TcpKeepalive,
+            health_check::{GrpcHealthCheck, HealthChecker},
         },
         endpoint::v3::{
             ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -26,7 +28,7 @@ use envoy_types::pb::envoy::{
         metadata_key::{PathSegment, path_segment},
     },
 };
-use reveille_api::net::Address;
+use reveille_api::{ladder::HEALTH, net::Address};
 
 use super::{Config, names};
 use crate::{
@@ -73,9 +75,9 @@ pub(super) fn actors(name: &str, config: &Config) -> Cluster {
             ..Default::default()
         })),
         cleanup_interval: duration(ACTOR_CLEANUP),
-        connect_timeout: duration(config.connect),
+        connect_timeout: duration(config.ladder.connect()),
         per_connection_buffer_limit_bytes: uint32(BUFFER),
-        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests())),
+        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests(), 0)),
         typed_extension_protocol_options: protocol_options(protocol, Some(ACTOR_IDLE)),
         upstream_connection_options: Some(UpstreamConnectionOptions {
             tcp_keepalive: Some(TcpKeepalive {
@@ -89,45 +91,65 @@ pub(super) fn actors(name: &str, config: &Config) -> Cluster {
     }
 }
 
-/// A part of Reveille that speaks gRPC at one address, with TLS unless it is a Unix socket. Its streams last as long as what
-/// they are for: there is no timeout on them.
-pub(crate) fn grpc(name: &str, at: &Address, max_requests: u32) -> Cluster {
-    let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
-    let endpoint = LbEndpoint {
-        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
-        ..Default::default()
-    };
+/// Routers, at one address or several: the first one that serves is used. Their streams last as long as what they
+/// are for: there is no timeout on them.
+///
+/// They are all reached by Unix sockets, or all with TLS. Several are asked for their health. One that stops says that
+/// it does not serve: its streams go on, new ones go to the next. For a single one there is no other, so nothing would
+/// come of asking.
+pub(crate) fn grpc(name: &str, at: &[Address], max_requests: u32) -> Cluster {
     // Finds a peer that vanished without a FIN. On a Unix socket there is no such thing, and a ping that
     // comes late on a busy machine would end every stream.
-    let connection_keepalive = (!at.is_unix()).then(|| core::KeepaliveSettings {
+    let remote = at.iter().any(|at| !at.is_unix());
+    let connection_keepalive = remote.then(|| core::KeepaliveSettings {
         interval: duration(Duration::from_secs(30)),
         timeout: duration(Duration::from_secs(20)),
         ..Default::default()
     });
     let protocol = Http2ProtocolOptions { connection_keepalive, ..http2() };
-    let discovery = match at {
-        Address::Name { .. } => cluster::DiscoveryType::StrictDns,
-        Address::Unix(_) | Address::Tcp(_) => cluster::DiscoveryType::Static,
+    let discovery = match at.iter().any(|at| matches!(at, Address::Name { .. })) {
+        true => cluster::DiscoveryType::StrictDns,
+        false => cluster::DiscoveryType::Static,
     };
     Cluster {
         name: name.into(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
-        transport_socket: (!at.is_unix()).then(tls::to_router),
+        transport_socket: remote.then(tls::to_router),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.into(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![endpoint],
-                ..Default::default()
-            }],
+            endpoints: at.iter().zip(0..).map(endpoint).collect(),
             ..Default::default()
         }),
+        health_checks: if at.len() > 1 { vec![health_check()] } else { Vec::new() },
         connect_timeout: duration(PART_CONNECT),
         per_connection_buffer_limit_bytes: uint32(CONNECTION_WINDOW),
-        circuit_breakers: Some(circuit_breakers(max_requests)),
+        circuit_breakers: Some(circuit_breakers(max_requests, max_requests)),
         typed_extension_protocol_options: protocol_options(
             ProtocolConfig::Http2ProtocolOptions(protocol),
             None,
         ),
+        ..Default::default()
+    }
+}
+
+fn endpoint((at, priority): (&Address, u32)) -> LocalityLbEndpoints {
+    let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    };
+    LocalityLbEndpoints { lb_endpoints: vec![endpoint], priority, ..Default::default() }
+}
+
+fn health_check() -> HealthCheck {
+    HealthCheck {
+        timeout: duration(HEALTH.timeout),
+        interval: duration(HEALTH.interval),
+        // A router without requests is asked as often as one that has some.
+        no_traffic_interval: duration(HEALTH.interval),
+        unhealthy_threshold: uint32(HEALTH.failures),
+        healthy_threshold: uint32(1),
+        health_checker: Some(HealthChecker::GrpcHealthCheck(GrpcHealthCheck::default())),
         ..Default::default()
     }
 }
@@ -163,14 +185,14 @@ fn protocol_options(
     HashMap::from([(PROTOCOL_OPTIONS.to_owned(), any(&options))])
 }
 
-/// Envoy's own default of 1,024 would cap parking without a word. Nothing is retried.
-fn circuit_breakers(max_requests: u32) -> CircuitBreakers {
+/// Envoy's own default of 1,024 would cap parking without a word.
+fn circuit_breakers(max_requests: u32, max_retries: u32) -> CircuitBreakers {
     let thresholds = |priority: RoutingPriority| Thresholds {
         priority: priority.into(),
         max_connections: uint32(max_requests),
         max_pending_requests: uint32(max_requests),
         max_requests: uint32(max_requests),
-        max_retries: uint32(0),
+        max_retries: uint32(max_retries),
         track_remaining: true,
         ..Default::default()
     };

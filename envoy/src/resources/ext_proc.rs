@@ -3,12 +3,18 @@
 use envoy_types::pb::envoy::{
     config::{
         common::mutation_rules::v3::HeaderMutationRules,
-        core::v3::{GrpcService, grpc_service},
+        core::v3::{
+            GrpcService, RetryPolicy, grpc_service,
+            retry_policy::{RetryPriority, retry_priority},
+        },
     },
-    extensions::filters::http::ext_proc::v3::{
-        ExternalProcessor, HeaderForwardingRules, MetadataOptions, ProcessingMode,
-        metadata_options::MetadataNamespaces,
-        processing_mode::{BodySendMode, HeaderSendMode},
+    extensions::{
+        filters::http::ext_proc::v3::{
+            ExternalProcessor, HeaderForwardingRules, MetadataOptions, ProcessingMode,
+            metadata_options::MetadataNamespaces,
+            processing_mode::{BodySendMode, HeaderSendMode},
+        },
+        retry::priority::previous_priorities::v3::PreviousPrioritiesConfig,
     },
     r#type::{
         matcher::v3::{ListStringMatcher, RegexMatcher, StringMatcher, string_matcher},
@@ -18,7 +24,7 @@ use envoy_types::pb::envoy::{
 use reveille_api::{Ladder, Reason};
 
 use super::names;
-use crate::proto::{boolean, duration};
+use crate::proto::{any, boolean, duration, uint32};
 
 /// All that the router learns of a request. Credentials and cookies stay in Envoy, and the message is small.
 const FORWARDED: &[&str] =
@@ -27,6 +33,9 @@ const FORWARDED: &[&str] =
 /// Headers that an immediate response may set: Envoy applies the rules to these too. No request header may be
 /// changed: disallowing all leaves exactly these, which mean nothing in a request.
 const ANSWER_HEADERS: &str = "^(x-reveille-.*|content-type|retry-after|proxy-status|cache-control|allow|www-authenticate|grpc-.*)$";
+
+/// How often a request is taken to another router that did not answer.
+const RETRIES: u32 = 2;
 
 pub(super) fn filter(ladder: &Ladder) -> ExternalProcessor {
     ExternalProcessor {
@@ -38,6 +47,7 @@ pub(super) fn filter(ladder: &Ladder) -> ExternalProcessor {
                     ..Default::default()
                 },
             )),
+            retry_policy: Some(on_another_router()),
             ..Default::default()
         }),
         failure_mode_allow: false,
@@ -76,6 +86,21 @@ pub(super) fn filter(ladder: &Ladder) -> ExternalProcessor {
         }),
         status_on_error: Some(HttpStatus { code: unreachable_status().into() }),
         emit_client_span: boolean(false),
+        ..Default::default()
+    }
+}
+
+/// A router that goes away before it has answered has let nothing through: another one is asked. It answers with
+/// its first message, so a request that was parked there is parked again at the other one.
+fn on_another_router() -> RetryPolicy {
+    let previous = PreviousPrioritiesConfig { update_frequency: 1 };
+    RetryPolicy {
+        retry_on: "connect-failure,refused-stream,reset".into(),
+        num_retries: uint32(RETRIES),
+        retry_priority: Some(RetryPriority {
+            name: "envoy.retry_priorities.previous_priorities".into(),
+            config_type: Some(retry_priority::ConfigType::TypedConfig(any(&previous))),
+        }),
         ..Default::default()
     }
 }

@@ -86,7 +86,7 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
         }],
 
         // No limit on the length of a request or an answer, only on silence.
-        stream_idle_timeout: duration(config.stream_idle),
+        stream_idle_timeout: duration(config.ladder.stream_idle()),
         request_timeout: duration(Duration::ZERO),
         request_headers_timeout: duration(HEADERS),
 

@@ -17,7 +17,7 @@
 pub const ACTORS_HTTP1: &str = "actors-http1";
 /// Cluster of actors that speak HTTP/2 with prior knowledge.
 pub const ACTORS_H2C: &str = "actors-h2c";
-/// Cluster of the router's ext_proc server.
+/// Cluster of the routers' ext_proc servers, in the bootstrap: each Envoy has an order of its own.
 pub const ROUTER: &str = "router";
 /// The HTTP listener, its route configuration and its statistics.
 pub const LISTENER: &str = "http";

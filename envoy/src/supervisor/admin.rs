@@ -57,10 +57,17 @@ impl Admin {
 
     /// Requests in flight.
     pub(super) async fn active_requests(&self) -> Result<u64, Error> {
-        let path = format!(
-            "/stats?filter=^http.{}.downstream_rq_active$",
-            crate::resources::names::LISTENER
-        );
+        self.active("rq").await
+    }
+
+    /// Connections of clients.
+    pub(super) async fn active_connections(&self) -> Result<u64, Error> {
+        self.active("cx").await
+    }
+
+    async fn active(&self, what: &str) -> Result<u64, Error> {
+        let listener = crate::resources::names::LISTENER;
+        let path = format!("/stats?filter=^http.{listener}.downstream_{what}_active$");
         let answer = self.call(Method::GET, &path).await?;
         let number = answer.trim().rsplit_once(": ").and_then(|(_, number)| number.parse().ok());
         match number {

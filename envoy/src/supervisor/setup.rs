@@ -11,6 +11,7 @@ use std::{
 use reveille_api::net::Address;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     App, BinaryError, Config, State,
@@ -39,7 +40,7 @@ pub enum BuildError {
     /// Two supervisors would fight over one directory.
     #[error("another supervisor runs Envoy in {dir}: stop it, or choose another directory", dir = .0.display())]
     Locked(PathBuf),
-    /// Somebody else listens where Envoy is to listen.
+    /// Somebody else listens where Envoy, or its supervisor, is to listen.
     #[error("cannot listen on {addr}: stop what uses it, or choose another address")]
     Address {
         /// Where.
@@ -50,6 +51,9 @@ pub enum BuildError {
     /// Envoy would trust whoever answers there.
     #[error("the router at {0} is reached by TCP: give --tls-cert, --tls-key and --tls-ca")]
     NoTls(Address),
+    /// One cluster speaks TLS or does not.
+    #[error("some routers are reached by a socket and some by TCP: give all of them by TCP")]
+    Mixed,
     /// Whoever reaches the admin interface can do everything.
     #[error("Envoy's admin interface may listen on loopback only, not on {0}")]
     PublicAdmin(SocketAddr),
@@ -65,8 +69,11 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     if let Some(admin) = config.admin.filter(|admin| !admin.ip().is_loopback()) {
         return Err(BuildError::PublicAdmin(admin));
     }
-    if config.tls.is_none() && !config.xds.is_unix() {
-        return Err(BuildError::NoTls(config.xds));
+    let remote = config.routers.iter().find(|router| !router.is_unix());
+    match remote {
+        Some(remote) if config.tls.is_none() => return Err(BuildError::NoTls(remote.clone())),
+        Some(_) if config.routers.iter().any(Address::is_unix) => return Err(BuildError::Mixed),
+        _ => {}
     }
     let version = binary::version(&config.binary).await?;
     let dir = &config.dir;
@@ -87,13 +94,19 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     if let Address::Unix(socket) = config.admin_address() {
         remove_socket(&socket)?;
     }
+    let status = match config.status {
+        Some(addr) => Some(tokio::net::TcpListener::bind(addr).await.map_err(taken(addr))?),
+        None => None,
+    };
     for addr in config.admin.iter().chain(&config.listen) {
         // Without SO_REUSEPORT, with which two Envoys would share the port without a word.
-        TcpListener::bind(addr).map_err(|source| BuildError::Address { addr: *addr, source })?;
+        TcpListener::bind(addr).map_err(taken(*addr))?;
     }
     let encoded = bootstrap::encode(&bootstrap::Config {
         node_id: config.node_id.clone(),
         xds: config.xds.clone(),
+        routers: config.routers.clone(),
+        max_requests: config.max_requests,
         protocol: config.protocol,
         admin: Some(config.admin_address()),
         max_connections: config.max_connections,
@@ -105,7 +118,12 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     raise_file_limit();
     let launcher = Launcher::start().map_err(BuildError::Launcher)?;
     tracing::debug!(%version, bootstrap = %bootstrap.display(), "ready to start Envoy");
-    Ok(App { config, _lock: lock, launcher, state: watch::Sender::new(State::Starting) })
+    let (state, hurry) = (watch::Sender::new(State::Starting), CancellationToken::new());
+    Ok(App { config, _lock: lock, launcher, state, status, hurry })
+}
+
+fn taken(addr: SocketAddr) -> impl Fn(io::Error) -> BuildError {
+    move |source| BuildError::Address { addr, source }
 }
 
 fn file(operation: &'static str, path: &Path, source: io::Error) -> BuildError {

@@ -182,8 +182,8 @@ async fn silence_is_upstream_timeout_and_a_stream_that_speaks_has_no_limit() {
     let binary = envoy_or_skip!();
     let ms = Duration::from_millis(1);
     let ladder = Ladder::new(ms, 2 * ms, 1, 100).unwrap();
-    let stream_idle = ladder.ext_proc() + 500 * ms;
-    let stack = Stack::start(binary, Options { ladder, stream_idle, ..Options::default() }).await;
+    let ladder = ladder.with_stream_idle(ladder.ext_proc() + 500 * ms).unwrap();
+    let stack = Stack::start(binary, Options { ladder, ..Options::default() }).await;
     let actor = Actor::start().await;
     stack
         .router

@@ -47,6 +47,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response as Reply, Status, Streaming, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// Long enough for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -107,11 +108,17 @@ pub(crate) struct Router {
     scripts: Arc<Mutex<HashMap<String, Script>>>,
     pub(crate) seen: Arc<Mutex<Vec<HashMap<String, String>>>>,
     pub(crate) open: Arc<watch::Sender<usize>>,
+    health: Arc<Mutex<Option<HealthReporter>>>,
 }
 
 impl Router {
     pub(crate) fn on(&self, host: &str, script: Script) {
         self.scripts.lock().unwrap().insert(host.into(), script);
+    }
+
+    pub(crate) async fn say(&self, status: ServingStatus) {
+        let reporter = self.health.lock().unwrap().clone().expect("it is served");
+        reporter.set_service_status("", status).await;
     }
 
     fn script(&self, request: &ProcessingRequest) -> Script {
@@ -224,7 +231,7 @@ impl ExternalProcessor for Router {
         let router = self.clone();
         router.open.send_modify(|open| *open += 1);
         let open = Open(router.open.clone());
-        let answers = call.into_inner().filter_map(move |request| {
+        let mut answers = call.into_inner().filter_map(move |request| {
             let _held = &open;
             let answer = match request {
                 Err(_) => None,
@@ -242,7 +249,9 @@ impl ExternalProcessor for Router {
             };
             std::future::ready(answer.map(Ok))
         });
-        Ok(Reply::new(answers.boxed()))
+        // As the real one: the answer begins with its first message.
+        let first = answers.next().await;
+        Ok(Reply::new(futures::stream::iter(first).chain(answers).boxed()))
     }
 }
 
@@ -262,8 +271,11 @@ pub(crate) struct Options {
     pub(crate) protocol: Protocol,
     pub(crate) ladder: Ladder,
     pub(crate) drain: Duration,
-    pub(crate) stream_idle: Duration,
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) grace: Duration,
+    pub(crate) status: Option<SocketAddr>,
+    /// A second router, for when the first does not serve.
+    pub(crate) second: bool,
     /// Besides the first address.
     pub(crate) listen: Vec<SocketAddr>,
 }
@@ -274,8 +286,10 @@ impl Default for Options {
             protocol: Protocol::Delta,
             ladder: Ladder::default(),
             drain: Duration::from_secs(10),
-            stream_idle: Duration::from_secs(3600),
             admin: None,
+            grace: Duration::ZERO,
+            status: None,
+            second: false,
             listen: Vec::new(),
         }
     }
@@ -288,9 +302,11 @@ pub(crate) struct Stack {
     pub(crate) admin: Address,
     pub(crate) fleet: Fleet,
     pub(crate) router: Router,
+    pub(crate) second: Router,
     pub(crate) resources: watch::Sender<Arc<Resources>>,
     pub(crate) state: watch::Receiver<State>,
     pub(crate) ext_proc: Option<Part>,
+    _second_ext_proc: Option<Part>,
     pub(crate) ads: Option<Part>,
     shutdown: CancellationToken,
     supervisor: JoinSet<Result<(), supervisor::Error>>,
@@ -304,8 +320,7 @@ impl Stack {
         let router_address = Address::Unix(dir.path().join("router.sock"));
         let xds = Address::Unix(dir.path().join("xds.sock"));
         let listen: Vec<_> = [front].into_iter().chain(options.listen).collect();
-        let mut config = resources::Config::new(listen.clone(), router_address.clone());
-        config.stream_idle = options.stream_idle;
+        let mut config = resources::Config::new(listen.clone());
         config.ladder = options.ladder;
         config.access_log = AccessLog::File(dir.path().join("access.log"));
         let (resources, _) = watch::channel(Arc::new(resources::build(&config).unwrap()));
@@ -313,11 +328,22 @@ impl Stack {
         let ads = serve_ads(&xds, &resources, &fleet).await;
         let ext_proc = serve_router(&router_address, &router).await;
 
-        let mut config = supervisor::Config::new(binary, dir.path().join("envoy"), xds);
+        let (mut routers, second, mut second_part) =
+            (vec![router_address], Router::default(), None);
+        if options.second {
+            let address = Address::Unix(dir.path().join("second.sock"));
+            second_part = Some(serve_router(&address, &second).await);
+            routers.push(address);
+        }
+        let mut config = supervisor::Config::new(binary, dir.path().join("envoy"), routers);
+        config.xds = vec![xds];
+        config.max_requests = options.ladder.max_requests();
         config.node_id = "envoy-under-test".into();
         config.protocol = options.protocol;
         config.listen = listen;
         config.admin = options.admin;
+        config.grace = options.grace;
+        config.status = options.status;
         config.concurrency = std::num::NonZero::new(2);
         config.drain = options.drain;
         let app = config.build().await.unwrap();
@@ -331,9 +357,11 @@ impl Stack {
             admin,
             fleet,
             router,
+            second,
             resources,
             state,
             ext_proc: Some(ext_proc),
+            _second_ext_proc: second_part,
             ads: Some(ads),
             shutdown,
             supervisor,
@@ -473,7 +501,10 @@ async fn serve_ads(at: &Address, resources: &watch::Sender<Arc<Resources>>, flee
 }
 
 async fn serve_router(at: &Address, router: &Router) -> Part {
-    let routes = Server::builder().add_service(ExternalProcessorServer::new(router.clone()));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    *router.health.lock().unwrap() = Some(reporter);
+    let service = ExternalProcessorServer::new(router.clone());
+    let routes = Server::builder().add_service(service).add_service(health);
     serve(at, "router", |incoming| routes.serve_with_incoming(incoming)).await
 }
 

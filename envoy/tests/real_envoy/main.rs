@@ -6,5 +6,6 @@ mod actor;
 mod answers;
 mod harness;
 mod requests;
+mod routers;
 mod supervised;
 mod xds;

@@ -149,7 +149,7 @@ async fn supervisor_in_a_process_of_its_own() {
         return;
     };
     let xds = Address::Unix(Path::new(&dir).join("nobody.sock"));
-    let app = Config::new(binary, Path::new(&dir).join("envoy"), xds).build().await.unwrap();
+    let app = Config::new(binary, Path::new(&dir).join("envoy"), vec![xds]).build().await.unwrap();
     app.run(CancellationToken::new()).await.unwrap();
 }
 
@@ -182,7 +182,7 @@ async fn an_envoy_that_was_left_behind_is_ended_before_the_next_one_starts() {
     let dir = TempDir::new().unwrap();
     let config = || {
         let xds = Address::Unix(dir.path().join("nobody.sock"));
-        Config::new(&binary, dir.path().join("envoy"), xds)
+        Config::new(&binary, dir.path().join("envoy"), vec![xds])
     };
     drop(config().build().await.unwrap());
     let bootstrap = dir.path().join("envoy/bootstrap.pb").canonicalize().unwrap();
@@ -229,7 +229,7 @@ async fn what_cannot_work_is_refused_before_anything_starts() {
     let dir = TempDir::new().unwrap();
     let config = || {
         let xds = Address::Unix(dir.path().join("nobody.sock"));
-        Config::new(&binary, dir.path().join("envoy"), xds)
+        Config::new(&binary, dir.path().join("envoy"), vec![xds])
     };
     let missing = Config { binary: "/nonexistent/envoy".into(), ..config() };
     let error = missing.build().await.unwrap_err();
@@ -262,7 +262,7 @@ async fn an_envoy_that_never_becomes_ready_is_given_up_with_what_it_said() {
     let xds = Address::Unix(dir.path().join("nobody.sock"));
     let config = Config {
         log_level: "no-such-level".into(),
-        ..Config::new(binary, dir.path().join("envoy"), xds)
+        ..Config::new(binary, dir.path().join("envoy"), vec![xds])
     };
     let run = config.build().await.unwrap().run(CancellationToken::new());
     let error = timeout(PATIENCE, run).await.unwrap().unwrap_err().to_string();

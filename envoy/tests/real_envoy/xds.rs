@@ -98,10 +98,7 @@ async fn refusals_are_kept_and_the_last_good_configuration_serves(protocol: Prot
     assert_eq!(stack.get("nobody.demo.test", "/").await.status, 404);
     let front = stack.front;
     stack.change(|resources| {
-        let config = reveille_envoy::resources::Config::new(
-            vec![front],
-            reveille_api::net::Address::Unix(stack.dir.path().join("router.sock")),
-        );
+        let config = reveille_envoy::resources::Config::new(vec![front]);
         *resources = reveille_envoy::resources::build(&config).unwrap();
     });
     eventually("the next is acknowledged", || async {

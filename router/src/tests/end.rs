@@ -2,7 +2,12 @@ use std::time::Duration;
 
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{HOST, binding, eventually, reply, rig::Rig};
+use reveille_api::Ladder;
+
+use super::{
+    HOST, binding, eventually, reply,
+    rig::{Rig, ladder},
+};
 
 #[tokio::test]
 async fn it_is_ready_once_a_session_stood_and_stays_so_without_one() {
@@ -38,9 +43,27 @@ async fn a_shutdown_fails_readiness_first_and_lets_everything_finish() {
 }
 
 #[tokio::test]
+async fn in_the_grace_of_a_shutdown_whoever_comes_is_served_and_a_second_signal_ends_it() {
+    let grace = ladder().with_grace(Duration::from_secs(60)).unwrap();
+    let (mut rig, mut fake) = Rig::with(|config| config.ladder = grace).await;
+    drop(rig.wake(&mut fake, 1, 0).await);
+    rig.shutdown.cancel();
+    assert_eq!(rig.page("/readyz", "*/*").await.0, 503);
+    // With nothing in flight it would have ended by now.
+    eventually(0, || rig.router.metrics.in_flight.get()).await;
+    for _ in 0..20 {
+        assert_eq!(rig.get(HOST).await.endpoint().await, "10.0.0.1:20000");
+        assert!(rig.running.try_join_next().is_none(), "ended in its grace");
+    }
+    rig.hurry.cancel();
+    rig.running.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_shutdown_ends_at_its_deadline() {
     let drain = Duration::from_millis(100);
-    let (mut rig, mut fake) = Rig::with(|config| config.drain = drain).await;
+    let ladder = Ladder::new(drain / 2, drain, 4, 100).unwrap().with_grace(Duration::ZERO).unwrap();
+    let (mut rig, mut fake) = Rig::with(|config| config.ladder = ladder).await;
     let _long = rig.wake(&mut fake, 1, 0).await;
     let since = tokio::time::Instant::now();
     rig.shutdown.cancel();
@@ -79,12 +102,16 @@ async fn the_metrics_name_no_actor() {
 #[tokio::test]
 async fn grpc_health_tells_what_readiness_tells() {
     let (rig, mut fake) = Rig::start().await;
-    let _long = rig.wake(&mut fake, 1, 0).await;
     let check = async || {
         let mut client = HealthClient::new(rig.envoy.clone());
         client.check(HealthCheckRequest::default()).await.unwrap().into_inner().status
     };
-    assert_eq!(check().await, 1);
+    assert_eq!(check().await, 2, "no session stood yet");
+    let _session = fake.welcomed().await;
+    let _long = rig.wake(&mut fake, 1, 0).await;
+    while check().await != 1 {
+        tokio::task::yield_now().await;
+    }
     rig.shutdown.cancel();
     while check().await != 2 {
         tokio::task::yield_now().await;

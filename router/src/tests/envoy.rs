@@ -13,16 +13,18 @@ use envoy_types::pb::{
     },
     google::protobuf::value::Kind,
 };
-use tokio::sync::mpsc;
+use reveille_api::task;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
+use tonic::transport::Channel;
 
 use super::soon;
 
 /// One HTTP request. Dropping it is its end.
 pub(super) struct Exchange {
     messages: mpsc::Sender<ProcessingRequest>,
-    answers: Streaming<ProcessingResponse>,
+    answers: mpsc::Receiver<ProcessingResponse>,
+    _stream: JoinSet<()>,
 }
 
 /// What the router said of it.
@@ -51,8 +53,17 @@ impl Exchange {
             ..Default::default()
         };
         send(&messages, Request::RequestHeaders(headers)).await;
-        let answers = client.process(ReceiverStream::new(stream)).await.expect("a stream");
-        Self { messages, answers: answers.into_inner() }
+        let (sender, answers) = mpsc::channel(4);
+        let mut task = JoinSet::new();
+        // Even the head of the answer comes only with its first message.
+        task::spawn(&mut task, "exchange", async move {
+            let answers = client.process(ReceiverStream::new(stream)).await;
+            let mut answers = answers.expect("a stream").into_inner();
+            while let Some(answer) = answers.message().await.expect("no error") {
+                let _ = sender.send(answer).await;
+            }
+        });
+        Self { messages, answers, _stream: task }
     }
 
     pub(super) async fn answer(&mut self) -> Answer {
@@ -98,14 +109,14 @@ impl Exchange {
 
     /// Says that nothing more comes, and waits until the router has said the same.
     pub(super) async fn close(self) {
-        let Self { messages, mut answers } = self;
+        let Self { messages, mut answers, _stream } = self;
         drop(messages);
-        let ended = async { answers.message().await.expect("no error").is_none().then_some(()) };
+        let ended = async { answers.recv().await.is_none().then_some(()) };
         soon("end of the answers", ended).await;
     }
 
     async fn next(&mut self) -> ProcessingResponse {
-        soon("answer", async { self.answers.message().await.expect("no error") }).await
+        soon("answer", self.answers.recv()).await
     }
 }
 

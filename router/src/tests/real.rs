@@ -44,7 +44,7 @@ impl Front {
         let (rig, fake) = Rig::with(|config| config.http = vec![http]).await;
         let folder = tempfile::tempdir().unwrap();
         let grpc = rig.grpc.clone();
-        let app = supervisor::Config::new(binary, folder.path(), grpc).build().await.unwrap();
+        let app = supervisor::Config::new(binary, folder.path(), vec![grpc]).build().await.unwrap();
         let shutdown = CancellationToken::new();
         let mut state = app.state();
         let mut running = JoinSet::new();

@@ -29,14 +29,17 @@ pub(super) struct Rig {
     pub(super) status: SocketAddr,
     pub(super) control_plane: Address,
     pub(super) shutdown: CancellationToken,
+    pub(super) hurry: CancellationToken,
     pub(super) running: JoinSet<Result<(), Error>>,
     pub(super) router: Arc<Router>,
     _folder: TempDir,
 }
 
-/// 1 s to wake, 2 s to wait, 1,200 places.
+/// 1 s to wake, 2 s to wait, 1,200 places, 5 s to drain and no grace.
 pub(super) fn ladder() -> Ladder {
-    Ladder::new(Duration::from_secs(1), Duration::from_secs(2), 1_200, 65_536).unwrap()
+    let s = Duration::from_secs(1);
+    let ladder = Ladder::new(s, 2 * s, 1_200, 65_536).unwrap();
+    ladder.with_drain(5 * s).unwrap().with_grace(Duration::ZERO).unwrap()
 }
 
 impl Rig {
@@ -50,7 +53,6 @@ impl Rig {
         let fake = Fake::listen(&control_plane).await;
         let mut config = Config {
             transport: Transport::unix(),
-            advertise: None,
             listen: Address::Unix(folder.path().join("router.sock")),
             status: "127.0.0.1:0".parse().unwrap(),
             control_plane: control_plane.clone(),
@@ -60,19 +62,27 @@ impl Rig {
             http: vec!["127.0.0.1:8080".parse().unwrap()],
             access_log: None,
             namespace_share: 50,
-            stream_idle: Duration::from_secs(60 * 60),
-            drain: Duration::from_secs(5),
         };
         change(&mut config);
-        let app = config.build().await.unwrap();
+        let hurry = CancellationToken::new();
+        let app = config.build().await.unwrap().hurried_by(hurry.clone());
         let (grpc, status) = (app.addrs().grpc.clone(), app.addrs().status);
         let envoy = grpc.channel();
         let router = app.router();
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         task::spawn(&mut running, "router", app.run(shutdown.clone()));
-        let rig =
-            Self { envoy, grpc, status, control_plane, shutdown, running, router, _folder: folder };
+        let rig = Self {
+            envoy,
+            grpc,
+            status,
+            control_plane,
+            shutdown,
+            hurry,
+            running,
+            router,
+            _folder: folder,
+        };
         (rig, fake)
     }
 
