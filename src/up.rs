@@ -15,6 +15,7 @@
 //! The supervisor is one thread: the kernel counts the *thread* that started a child as its parent.
 
 mod access_log;
+mod certificate;
 mod folders;
 mod keeper;
 mod leftovers;
@@ -70,6 +71,15 @@ pub(crate) struct Args {
     /// Where Envoy serves HTTP
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
+    /// Where Envoy serves HTTPS
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8443")]
+    https: SocketAddr,
+    /// Certificate for HTTPS, PEM, read again when it changes [default: a self-signed one in the data directory]
+    #[arg(long, value_name = "FILE")]
+    https_cert: Option<PathBuf>,
+    /// Private key of --https-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    https_key: Option<PathBuf>,
     /// Status page and metrics of the router
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
     status: SocketAddr,

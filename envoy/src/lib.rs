@@ -12,6 +12,7 @@
 //! - [`resources`]: typed builders of the listener and the clusters, and the names that the router and
 //!   Envoy must agree on ([`resources::names`]).
 //! - [`reply`]: the body of an answer that is not the actor's, the same from Envoy and from the router.
+//! - [`certificate`]: that of the HTTPS listener, read again when its files change.
 //! - [`bootstrap`]: the little that Envoy must know before it reaches the ADS server.
 //! - [`ads`]: the ADS server. A sans-IO core that knows both protocols, and a thin driver.
 //! - [`tls`]: how Envoy and a router that is reached by TCP know each other.
@@ -22,6 +23,7 @@
 
 pub mod ads;
 pub mod bootstrap;
+pub mod certificate;
 mod proto;
 pub mod reply;
 pub mod resources;

@@ -1,4 +1,4 @@
-//! What Envoy is told to do, as typed values: one HTTP listener and the clusters it needs.
+//! What Envoy is told to do, as typed values: an HTTP listener, one for HTTPS, and the clusters they need.
 //!
 //! ```text
 //!  client ─▶ listener "http" ─▶ header_mutation ─▶ ext_proc ─▶ router ─▶ cluster "actors-http1" ─▶ actor
@@ -19,21 +19,38 @@ pub mod names;
 mod route;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use envoy_types::pb::envoy::config::{cluster::v3::Cluster, listener::v3::Listener};
+use envoy_types::pb::envoy::{
+    config::{cluster::v3::Cluster, listener::v3::Listener},
+    extensions::transport_sockets::tls::v3::Secret,
+};
 use reveille_api::Ladder;
+
+use crate::certificate::Certificate;
 
 /// What the resources are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where clients reach Envoy: plain HTTP/1.1, HTTP/1.0 and HTTP/2 with prior knowledge on each.
     pub listen: Vec<SocketAddr>,
+    /// The same over TLS.
+    pub https: Option<Https>,
     /// Timeouts and circuit breakers.
     pub ladder: Ladder,
     /// Where requests are logged.
     pub access_log: AccessLog,
+}
+
+/// HTTP/1.1 and HTTP/2 over TLS, by ALPN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Https {
+    /// Where clients reach Envoy.
+    pub listen: Vec<SocketAddr>,
+    /// What Envoy shows them.
+    pub certificate: Certificate,
 }
 
 /// Where requests are logged, one JSON object a line.
@@ -50,7 +67,7 @@ pub enum AccessLog {
 impl Config {
     /// The defaults of the design, for these addresses.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
-        Self { listen, ladder: Ladder::default(), access_log: AccessLog::Stdout }
+        Self { listen, https: None, ladder: Ladder::default(), access_log: AccessLog::Stdout }
     }
 }
 
@@ -69,11 +86,14 @@ pub struct Resources {
     pub clusters: Vec<Cluster>,
     /// Listeners, with their routes inline.
     pub listeners: Vec<Listener>,
+    /// The certificate.
+    pub secrets: Vec<Secret>,
 }
 
 /// Makes the resources.
 pub fn build(config: &Config) -> Result<Resources, Error> {
-    if config.listen.is_empty() {
+    let https = config.https.as_ref();
+    if config.listen.is_empty() || https.is_some_and(|https| https.listen.is_empty()) {
         return Err(Error::NoAddress);
     }
     Ok(Resources {
@@ -81,7 +101,11 @@ pub fn build(config: &Config) -> Result<Resources, Error> {
             cluster::actors(names::ACTORS_HTTP1, config),
             cluster::actors(names::ACTORS_H2C, config),
         ],
-        listeners: vec![listener::http(config)],
+        listeners: [listener::http(config)]
+            .into_iter()
+            .chain(https.map(|https| listener::https(config, https)))
+            .collect(),
+        secrets: https.map(|https| tls::secret(&https.certificate)).into_iter().collect(),
     })
 }
 

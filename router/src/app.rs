@@ -6,7 +6,7 @@
 //!           ─▶ configuration streams and listeners end ─▶ wakes, drains and the session end
 //! ```
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use reveille_api::{
@@ -16,6 +16,7 @@ use reveille_api::{
 };
 use reveille_envoy::{
     ads::{AdsServer, Fleet},
+    certificate,
     resources::{self, AccessLog, Resources},
 };
 use tokio::{
@@ -74,10 +75,21 @@ pub struct Config {
     pub router: String,
     /// Where Envoy listens for clients.
     pub http: Vec<SocketAddr>,
+    /// Where Envoy serves the same over TLS.
+    pub https: Option<Https>,
     /// Envoy's access log; its standard output when there is none.
     pub access_log: Option<PathBuf>,
     /// The part of the parking places that one namespace may take, in percent.
     pub namespace_share: u8,
+}
+
+/// HTTPS of Envoy.
+#[derive(Clone, Debug)]
+pub struct Https {
+    /// Where.
+    pub listen: Vec<SocketAddr>,
+    /// Its certificate, which is read again whenever it changes.
+    pub files: certificate::Files,
 }
 
 /// Why a router could not be set up.
@@ -103,6 +115,9 @@ pub enum BuildError {
     /// The kernel does not tell where we listen.
     #[error("cannot tell where the router listens")]
     Address(#[source] io::Error),
+    /// Nobody could connect.
+    #[error("there is no certificate for HTTPS")]
+    Certificate(#[from] certificate::Error),
     /// Envoy would be told something that makes no sense.
     #[error(transparent)]
     Envoy(#[from] resources::Error),
@@ -143,7 +158,9 @@ pub struct App {
     addrs: Addrs,
     grpc: Listener,
     status: TcpListener,
+    envoy: resources::Config,
     resources: Resources,
+    certificate: Option<certificate::Files>,
     hurry: CancellationToken,
 }
 
@@ -167,6 +184,10 @@ impl Config {
         if let Some(path) = self.access_log {
             envoy.access_log = AccessLog::File(path);
         }
+        let certificate = self.https.as_ref().map(|https| https.files.clone());
+        if let Some(Https { listen, files }) = self.https {
+            envoy.https = Some(resources::Https { listen, certificate: files.read().await? });
+        }
         let resources = resources::build(&envoy)?;
         let mut registry = Registry::default();
         let (ack_sender, acks) = mpsc::unbounded_channel();
@@ -186,7 +207,9 @@ impl Config {
             addrs,
             grpc,
             status,
+            envoy,
             resources,
+            certificate,
             hurry: CancellationToken::new(),
         })
     }
@@ -252,10 +275,21 @@ impl App {
 
     /// Serves until `shutdown`, then drains; or until something fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { router, registry, acks, addrs, grpc, status, resources, hurry } = self;
+        let Self {
+            router,
+            registry,
+            acks,
+            addrs,
+            grpc,
+            status,
+            envoy,
+            resources,
+            certificate,
+            hurry,
+        } = self;
         let fleet = Fleet::default();
         // Held here: the streams of its receivers end when it is dropped.
-        let (_resources, watch) = watch::channel(Arc::new(resources));
+        let (resources, watch) = watch::channel(Arc::new(resources));
         let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
@@ -290,6 +324,7 @@ impl App {
 
         let ended = tokio::select! {
             () = tell(&health, &page, &shutdown) => Ok(()),
+            never = renew(certificate, envoy, &resources) => match never {},
             Some(ended) = parts.join_next() => {
                 ended.map_err(Error::from).flatten().and_then(|part| Err(Error::Ended(part)))
             }
@@ -311,6 +346,25 @@ impl App {
         info!("router ended");
         ended
     }
+}
+
+/// Gives Envoy every new certificate.
+async fn renew(
+    files: Option<certificate::Files>,
+    config: resources::Config,
+    resources: &watch::Sender<Arc<Resources>>,
+) -> Infallible {
+    let (Some(files), Some(https)) = (files, &config.https) else {
+        return std::future::pending().await;
+    };
+    let new = |certificate| {
+        let https = Some(resources::Https { certificate, ..https.clone() });
+        match resources::build(&resources::Config { https, ..config.clone() }) {
+            Ok(new) => drop(resources.send_replace(Arc::new(new))),
+            Err(error) => warn!(%error, "Envoy is not told of the new certificate"),
+        }
+    };
+    files.follow(https.certificate.clone(), new).await
 }
 
 /// Tells by gRPC what `/readyz` tells, until a shutdown begins.

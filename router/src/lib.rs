@@ -52,4 +52,4 @@ mod table;
 mod tests;
 mod wake;
 
-pub use app::{Addrs, App, BuildError, Config, Error};
+pub use app::{Addrs, App, BuildError, Config, Error, Https};

@@ -10,6 +10,8 @@ use reveille_api::{
     Ladder, Zone,
     net::{self, Address},
 };
+use reveille_envoy::certificate::Files;
+use reveille_router::Https;
 
 use super::{Common, LadderArgs, Role, Stop, explain::explain, role_error};
 use crate::{
@@ -50,6 +52,15 @@ pub(crate) struct Args {
     /// Where Envoy is to serve HTTP; may be given more than once
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',', default_value = "0.0.0.0:8080")]
     http: Vec<SocketAddr>,
+    /// Where Envoy is to serve HTTPS; may be given more than once
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',', requires_all = ["https_cert", "https_key"])]
+    https: Vec<SocketAddr>,
+    /// Certificate for --https, with those that it needs; PEM, read again when it changes
+    #[arg(long, value_name = "FILE", requires = "https")]
+    https_cert: Option<PathBuf>,
+    /// Private key of --https-cert; PEM
+    #[arg(long, value_name = "FILE", requires = "https")]
+    https_key: Option<PathBuf>,
     /// Status page, metrics and probes
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
     status: SocketAddr,
@@ -95,6 +106,18 @@ impl Args {
         }
     }
 
+    /// From the config file each of them may come alone.
+    fn https(&self) -> Result<Option<Https>> {
+        match (self.https.as_slice(), &self.https_cert, &self.https_key) {
+            ([], None, None) => Ok(None),
+            ([_, ..], Some(certificate), Some(key)) => {
+                let files = Files { certificate: certificate.clone(), key: key.clone() };
+                Ok(Some(Https { listen: self.https.clone(), files }))
+            }
+            _ => Err(Error::usage("--https, --https-cert and --https-key: give all three or none")),
+        }
+    }
+
     fn checked(&self) -> Result<Ladder> {
         let ladder = self.ladder.checked()?;
         let drain = self.drain.unwrap_or(ladder.drain());
@@ -114,11 +137,13 @@ impl Role for Args {
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&[&self.listen, &self.control_plane]);
         paths.extend(self.tls.paths());
+        paths.extend(self.https_cert.iter().chain(&self.https_key).cloned());
         Some(paths)
     }
 
     async fn serve(self, stop: Stop) -> Result {
         let ladder = self.checked()?;
+        let https = self.https()?;
         let config = reveille_router::Config {
             transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
             listen: self.listen,
@@ -128,6 +153,7 @@ impl Role for Args {
             ladder,
             router: self.name,
             http: self.http,
+            https,
             access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
             namespace_share: self.namespace_share,
         };

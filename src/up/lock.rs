@@ -34,7 +34,8 @@ impl Lock {
         dirs.recursive(true).mode(0o755).create(data_dir).map_err(|e| cannot(data_dir, e))?;
         dirs.mode(0o700).create(&run).map_err(|e| cannot(&run, e))?;
         // What stands there already may be somebody else's, with links in it to follow.
-        for dir in ["", "run", "control", "node", "rootfs"].map(|name| data_dir.join(name)) {
+        for dir in ["", "run", "control", "node", "rootfs", "https"].map(|name| data_dir.join(name))
+        {
             own(&dir)?;
         }
         fs::set_permissions(&run, PermissionsExt::from_mode(0o700)).map_err(|e| cannot(&run, e))?;

@@ -10,6 +10,8 @@ use std::{
 
 use reveille_api::{manifest::Manifest, net::Address};
 
+use reveille_envoy::certificate::Files;
+
 use super::{Args, lock::Lock};
 use crate::client::control_socket;
 
@@ -45,6 +47,7 @@ pub(super) struct Plan {
     pub(super) data_dir: PathBuf,
     pub(super) envoy: PathBuf,
     pub(super) runsc: PathBuf,
+    pub(super) https: Files,
     /// Of the `--apply` files.
     pub(super) manifests: Vec<Manifest>,
     /// That templates in them, and in those of earlier starts, run from.
@@ -93,6 +96,9 @@ impl Plan {
                 .with("--control-plane", self.control().to_string())
                 .with("--domain", args.domain.to_string())
                 .with("--http", args.http.to_string())
+                .with("--https", args.https.to_string())
+                .with("--https-cert", &self.https.certificate)
+                .with("--https-key", &self.https.key)
                 .with("--status", args.status.to_string())
                 .with("--access-log", self.access_log())
                 .with("--grace", UNTIL_TOLD_AGAIN)

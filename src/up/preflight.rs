@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use reveille_api::manifest::Manifest;
+use reveille_envoy::certificate::Files;
 use tokio::time::{Instant, sleep};
 
-use super::{Args, folders, leftovers, lock::Lock, plan::Plan};
+use super::{Args, certificate, folders, leftovers, lock::Lock, plan::Plan};
 use crate::{
     cli::apply,
     error::{Error, Result},
@@ -21,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn check(args: Args) -> Result<Plan> {
     distinct(&args)?;
     args.ladder.checked()?;
+    let https = https(&args).await?;
     let manifests = apply::read_all(&args.apply)?;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::failed(
@@ -51,10 +53,33 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
         return Err(error);
     }
     let applied_folders = folders::remember(&data_dir, &manifests)?;
-    let plan = Plan { args, data_dir, envoy, runsc, manifests, applied_folders, lock };
+    let https = match https {
+        Some(given) => given,
+        None => {
+            let files = certificate::files(&data_dir, &args.domain);
+            certificate::make(&files, &args.domain)?;
+            files
+        }
+    };
+    let plan = Plan { args, data_dir, envoy, runsc, https, manifests, applied_folders, lock };
     let rootfs = plan.default_rootfs();
     std::fs::create_dir_all(&rootfs).map_err(|error| Error::because(rootfs.display(), &error))?;
     Ok(plan)
+}
+
+/// The certificate that was given; it must be one.
+async fn https(args: &Args) -> Result<Option<Files>> {
+    let path = |path| std::path::absolute(path).map_err(|error| Error::usage(error));
+    let files = match (&args.https_cert, &args.https_key) {
+        (None, None) => return Ok(None),
+        (Some(certificate), Some(key)) => {
+            Files { certificate: path(certificate)?, key: path(key)? }
+        }
+        _ => return Err(Error::usage("--https-cert and --https-key: give both or none")),
+    };
+    let wrong = |error: &dyn std::error::Error| Error::because("--https-cert, --https-key", error);
+    files.read().await.map_err(|error| wrong(&error))?;
+    Ok(Some(files))
 }
 
 /// Every folder that something is to run from is there.
@@ -79,11 +104,12 @@ fn all_there(args: &Args, manifests: &[Manifest]) -> Result {
 }
 
 /// The flags that name a port of this machine.
-pub(crate) fn addresses(args: &Args) -> [(&'static str, SocketAddr, &'static [Protocol]); 5] {
+pub(crate) fn addresses(args: &Args) -> [(&'static str, SocketAddr, &'static [Protocol]); 6] {
     const TCP: &[Protocol] = &[Protocol::Tcp];
     const BOTH: &[Protocol] = &[Protocol::Udp, Protocol::Tcp];
     [
         ("--http", args.http, TCP),
+        ("--https", args.https, TCP),
         ("--status", args.status, TCP),
         ("--grpc", args.grpc, TCP),
         ("--dns", args.dns, BOTH),

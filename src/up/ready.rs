@@ -42,8 +42,9 @@ pub(super) async fn router(plan: &Plan) -> Option<()> {
     (answer.status == 200).then_some(())
 }
 
-/// A request goes through Envoy to the router and back.
+/// A request goes through Envoy to the router and back, and Envoy has its certificate.
 pub(super) async fn envoy(plan: &Plan) -> Option<()> {
+    tokio::net::TcpStream::connect(local(plan.args.https)).await.ok()?;
     let answer = http::request("GET", local(plan.args.http), NO_ACTOR, "/").await.ok()?;
     answer.text.to_ascii_lowercase().contains("x-reveille-reason: invalid_host").then_some(())
 }
@@ -79,6 +80,9 @@ pub(super) fn announcement(plan: &Plan, actors: &[ActorKey]) -> String {
     for actor in actors {
         text += &format!("           http://{}{port}/\n", domain.host(actor));
     }
+    let kind = if args.https_cert.is_none() { "   (self-signed: curl -k)" } else { "" };
+    text +=
+        &format!("           https://<actor>.<namespace>.{domain}:{}/{kind}\n", args.https.port());
     text += &format!("  status   http://{}/statusz\n", local(args.status));
     text += &format!("  dns      {} (udp, tcp), zone {domain}\n", local(args.dns));
     text += &format!("  control  {}{}\n", plan.control(), hint(&plan.data_dir));

@@ -10,8 +10,11 @@ mod harness;
 
 mod crashes;
 mod failures;
+mod fleet;
+mod https;
 mod names;
 mod sleep;
+mod stop;
 mod story;
 mod tls;
 mod traffic;

@@ -1,12 +1,21 @@
 //! An HTTP client that reaches actors through the front, as `curl` would.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, body::Bytes, header::HOST, http::HeaderMap};
 use hyper_util::{
-    client::legacy::{Client as Hyper, connect::HttpConnector},
+    client::legacy::{
+        Client as Hyper,
+        connect::{HttpConnector, dns::Name},
+    },
     rt::TokioExecutor,
 };
 use serde::Deserialize;
@@ -18,7 +27,26 @@ const LIMIT: Duration = Duration::from_secs(90);
 #[derive(Clone, Debug)]
 pub struct Client {
     front: SocketAddr,
-    hyper: Hyper<HttpConnector, Full<Bytes>>,
+    hyper: Hyper<HttpConnector<Front>, Full<Bytes>>,
+    h2: bool,
+}
+
+/// Every name is that of the front.
+#[derive(Clone, Copy, Debug)]
+struct Front(SocketAddr);
+
+impl tower::Service<Name> for Front {
+    type Response = std::iter::Once<SocketAddr>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        ready(Ok(std::iter::once(self.0)))
+    }
 }
 
 /// A whole answer.
@@ -41,8 +69,25 @@ pub struct Count {
 
 impl Client {
     pub fn new(front: SocketAddr) -> Self {
-        let hyper = Hyper::builder(TokioExecutor::new()).pool_max_idle_per_host(64).build_http();
-        Self { front, hyper }
+        let connector = HttpConnector::new_with_resolver(Front(front));
+        let mut hyper = Hyper::builder(TokioExecutor::new());
+        let hyper = hyper.pool_max_idle_per_host(64).build(connector);
+        Self { front, hyper, h2: false }
+    }
+
+    /// Over HTTP/2 with prior knowledge.
+    pub fn h2(front: SocketAddr) -> Self {
+        let connector = HttpConnector::new_with_resolver(Front(front));
+        let hyper = Hyper::builder(TokioExecutor::new()).http2_only(true).build(connector);
+        Self { front, hyper, h2: true }
+    }
+
+    /// A GET for this actor: by Host over HTTP/1.1, by `:authority` over HTTP/2, whatever the connection is to.
+    pub fn request(&self, host: &str, path: &str) -> hyper::http::request::Builder {
+        match self.h2 {
+            true => Request::get(format!("http://{host}:{}{path}", self.front.port())),
+            false => Request::get(self.uri(path)).header(HOST, host),
+        }
     }
 
     /// GET with this Host.

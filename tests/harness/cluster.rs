@@ -38,6 +38,7 @@ pub struct Cluster {
     pub dir: TempDir,
     pub client: Client,
     pub http: SocketAddr,
+    pub https: SocketAddr,
     pub status: SocketAddr,
     pub dns: SocketAddr,
     pub admin: SocketAddr,
@@ -90,6 +91,7 @@ impl Cluster {
         let mut cluster = Self {
             client: Client::new(http),
             http,
+            https: free_address(),
             status: free_address(),
             dns: free_address(),
             admin: free_address(),
@@ -121,6 +123,7 @@ impl Cluster {
         command
             .arg("up")
             .args(["--http", &self.http.to_string()])
+            .args(["--https", &self.https.to_string()])
             .args(["--status", &self.status.to_string()])
             .args(["--grpc", &self.grpc.to_string()])
             .args(["--dns", &self.dns.to_string()])
@@ -228,6 +231,16 @@ impl Cluster {
         processes::signal(self.up_pid(), Signal::SIGINT);
         let status = self.wait().await;
         assert!(status.success(), "{status}\n{}", self.log_tail());
+    }
+
+    /// Ctrl-C; it goes on to end.
+    pub fn interrupt(&self) {
+        processes::signal(self.up_pid(), Signal::SIGINT);
+    }
+
+    /// The end of an `up` that was told to.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        self.wait().await
     }
 
     /// kill -9 of `up` alone.

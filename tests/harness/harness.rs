@@ -6,9 +6,11 @@
 
 pub mod client;
 pub mod cluster;
+pub mod fleet;
 pub mod manifest;
 pub mod parts;
 pub mod processes;
+pub mod tls;
 
 use std::{fmt::Debug, future::Future, path::PathBuf, time::Duration};
 

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use envoy_types::pb::{
-    envoy::config::{cluster::v3::Cluster, listener::v3::Listener},
+    envoy::{
+        config::{cluster::v3::Cluster, listener::v3::Listener},
+        extensions::transport_sockets::tls::v3::Secret,
+    },
     google::protobuf::Any,
 };
 use prost::Name;
@@ -21,17 +24,20 @@ pub enum Kind {
     Cluster,
     /// LDS.
     Listener,
+    /// SDS.
+    Secret,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Cluster, Self::Listener];
+    pub const ALL: [Self; 3] = [Self::Cluster, Self::Listener, Self::Secret];
 
     /// How the protocol names it.
     pub fn type_url(self) -> String {
         match self {
             Self::Cluster => Cluster::type_url(),
             Self::Listener => Listener::type_url(),
+            Self::Secret => Secret::type_url(),
         }
     }
 
@@ -46,6 +52,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Cluster => "cluster",
             Self::Listener => "listener",
+            Self::Secret => "secret",
         })
     }
 }
@@ -90,6 +97,7 @@ pub(super) struct Collection {
 pub(super) struct Catalog {
     clusters: Collection,
     listeners: Collection,
+    secrets: Collection,
     /// The highest stamp given.
     stamp: u64,
 }
@@ -108,16 +116,19 @@ impl Catalog {
         match kind {
             Kind::Cluster => &self.clusters,
             Kind::Listener => &self.listeners,
+            Kind::Secret => &self.secrets,
         }
     }
 
     fn make(resources: &Resources, before: Option<&Self>, stamp: u64) -> Self {
         let clusters = resources.clusters.iter().map(|c| (c.name.clone(), any(c)));
         let listeners = resources.listeners.iter().map(|l| (l.name.clone(), any(l)));
+        let secrets = resources.secrets.iter().map(|s| (s.name.clone(), any(s)));
         let before = |kind| before.map(|catalog| catalog.of(kind));
         Self {
             clusters: collection(clusters, before(Kind::Cluster), stamp),
             listeners: collection(listeners, before(Kind::Listener), stamp),
+            secrets: collection(secrets, before(Kind::Secret), stamp),
             stamp,
         }
     }

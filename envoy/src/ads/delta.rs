@@ -94,6 +94,7 @@ impl Session for Delta {
             let settled = match kind {
                 Kind::Cluster => self.is_settled(Kind::Listener, catalog),
                 Kind::Listener => !self.is_making(Kind::Cluster, catalog),
+                Kind::Secret => true,
             };
             let Some(subscription) = self.subscriptions.get_mut(&kind) else { continue };
             if subscription.in_flight.is_some() {
@@ -105,7 +106,7 @@ impl Session for Delta {
                 Kind::Cluster if !settled => difference.removed.clear(),
                 // They may use clusters that the client does not have yet.
                 Kind::Listener if !settled => continue,
-                Kind::Cluster | Kind::Listener => {}
+                Kind::Cluster | Kind::Listener | Kind::Secret => {}
             }
             if difference.is_empty() && !subscription.waiting {
                 continue;

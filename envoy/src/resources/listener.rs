@@ -1,6 +1,6 @@
-//! The HTTP listener: codec, timeouts, filters.
+//! The listeners: codec, timeouts, filters. That for HTTPS differs by its address and TLS alone.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use envoy_types::pb::envoy::{
     config::{
@@ -8,7 +8,10 @@ use envoy_types::pb::envoy::{
             HeaderMutation as Mutation,
             header_mutation::{Action, RemoveOnMatch},
         },
-        core::v3::{CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions},
+        core::v3::{
+            CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+            TransportSocket,
+        },
         listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, filter},
     },
     extensions::filters::{
@@ -30,31 +33,51 @@ use envoy_types::pb::envoy::{
 use prost::{Message, Name};
 use reveille_api::net::Address;
 
-use super::{Config, access_log, cluster, ext_proc, local_reply, names, route};
+use super::{Config, Https, access_log, cluster, ext_proc, local_reply, names, route, tls};
 use crate::proto::{address, any, boolean, duration, uint32};
 
 /// Time to send the headers of a request, all of them.
 const HEADERS: Duration = Duration::from_secs(30);
+/// Time for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without any request is closed after this.
 const CONNECTION_IDLE: Duration = Duration::from_secs(15 * 60);
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS: u32 = 1024;
 
 pub(super) fn http(config: &Config) -> Listener {
+    listener(names::LISTENER, &config.listen, None, config)
+}
+
+pub(super) fn https(config: &Config, https: &Https) -> Listener {
+    listener(names::HTTPS, &https.listen, Some(tls::socket()), config)
+}
+
+fn listener(
+    name: &str,
+    listen: &[SocketAddr],
+    transport_socket: Option<TransportSocket>,
+    config: &Config,
+) -> Listener {
     let manager = Filter {
         name: "envoy.filters.network.http_connection_manager".into(),
         config_type: Some(filter::ConfigType::TypedConfig(any(&connection_manager(config)))),
     };
-    let mut addresses = config.listen.iter().map(|addr| Some(address(&Address::Tcp(*addr))));
+    let handshake = transport_socket.as_ref().and_then(|_| duration(HANDSHAKE));
+    let mut addresses = listen.iter().map(|addr| Some(address(&Address::Tcp(*addr))));
     Listener {
-        name: names::LISTENER.into(),
-        stat_prefix: names::LISTENER.into(),
+        name: name.into(),
+        stat_prefix: name.into(),
         address: addresses.next().flatten(),
         additional_addresses: addresses
             .map(|address| AdditionalAddress { address, ..Default::default() })
             .collect(),
-        // HTTPS will be a second filter chain, with the same connection manager.
-        filter_chains: vec![FilterChain { filters: vec![manager], ..Default::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![manager],
+            transport_socket,
+            transport_socket_connect_timeout: handshake,
+            ..Default::default()
+        }],
         per_connection_buffer_limit_bytes: uint32(cluster::BUFFER),
         ..Default::default()
     }

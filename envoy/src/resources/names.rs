@@ -19,7 +19,11 @@ pub const ACTORS_HTTP1: &str = "actors-http1";
 pub const ACTORS_H2C: &str = "actors-h2c";
 /// Cluster of the routers' ext_proc servers, in the bootstrap: each Envoy has an order of its own.
 pub const ROUTER: &str = "router";
-/// The HTTP listener, its route configuration and its statistics.
+/// The HTTPS listener.
+pub const HTTPS: &str = "https";
+/// The secret with the certificate of the HTTPS listener.
+pub const CERTIFICATE: &str = "https";
+/// The HTTP listener, its route configuration and the statistics of both listeners.
 pub const LISTENER: &str = "http";
 
 /// Namespace of the router's dynamic metadata. Nothing else is taken from its answers.

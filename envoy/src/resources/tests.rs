@@ -64,7 +64,7 @@ fn a_router_on_tcp_is_spoken_to_by_tls_with_secrets_that_envoy_finds_itself() {
         ("127.0.0.1:8090", true, DiscoveryType::Static),
         ("r1.example:8090", true, DiscoveryType::StrictDns),
     ] {
-        let cluster = grpc("router", &address.parse().unwrap(), 16);
+        let cluster = grpc("router", &[address.parse().unwrap()], 16);
         assert_eq!(cluster.transport_socket.is_some(), tls, "{address}");
         assert_eq!(cluster.cluster_discovery_type, Some(Type(discovery.into())), "{address}");
     }

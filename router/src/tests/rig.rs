@@ -60,6 +60,7 @@ impl Rig {
             ladder: ladder(),
             router: "router-1".into(),
             http: vec!["127.0.0.1:8080".parse().unwrap()],
+            https: None,
             access_log: None,
             namespace_share: 50,
         };

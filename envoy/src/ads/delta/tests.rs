@@ -140,6 +140,7 @@ fn resources(clusters: &[&str], listeners: &[&str]) -> Resources {
             .map(|text| split(text))
             .map(|(name, stat_prefix)| Listener { name, stat_prefix, ..Default::default() })
             .collect(),
+        secrets: Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ fn resources(clusters: &[&str], listeners: &[&str]) -> Resources {
             .iter()
             .map(|&name| Listener { name: name.into(), ..Default::default() })
             .collect(),
+        secrets: Vec::new(),
     }
 }
 
