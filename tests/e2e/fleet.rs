@@ -33,7 +33,7 @@ fn manifests(extra: &str) -> Manifests {
     ACTORS.into_iter().fold(template, |all, name| all.actor("demo", name, "counter"))
 }
 
-/// Clients that ask again and again, each over connections that it keeps.
+/// Clients that ask again and again.
 struct Load {
     over: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
@@ -52,15 +52,20 @@ impl Load {
             failed: Arc::default(),
             clients: JoinSet::new(),
         };
-        for number in 0..6 {
-            // Some over HTTP/1.1, some over HTTP/2.
-            let client =
-                if number % 3 == 2 { Client::h2(fleet.http) } else { Client::new(fleet.http) };
-            let actor = ACTORS[number % ACTORS.len()];
+        for number in 0..9 {
+            // HTTP/1.1 and HTTP/2 over connections that are kept, and a connection for each request.
+            let http = fleet.http;
+            let (client, anew) = match number / 3 {
+                0 => (Client::new(http), false),
+                1 => (Client::h2(http), false),
+                _ => (Client::new(http), true),
+            };
+            let actor = ACTORS[number % 3];
             let (over, served) = (load.over.clone(), load.served.clone());
             let (seen, failed) = (load.seen.clone(), load.failed.clone());
             load.clients.spawn(async move {
                 while !over.load(Ordering::Relaxed) {
+                    let client = if anew { Client::new(http) } else { client.clone() };
                     let request = client.request(&host(actor), "/");
                     match client.try_send(request, "").await {
                         Ok(answer) if answer.status == 200 => {
@@ -69,7 +74,7 @@ impl Load {
                         }
                         other => failed.lock().unwrap().push(format!("{actor}: {other:?}")),
                     }
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             });
         }
