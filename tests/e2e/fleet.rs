@@ -23,6 +23,8 @@ use crate::harness::{
 };
 
 const ACTORS: [&str; 3] = ["a", "b", "c"];
+/// Not part of the load.
+const IDLE: &str = "idle";
 
 fn host(actor: &str) -> String {
     format!("{actor}.demo.actors.localhost")
@@ -30,7 +32,7 @@ fn host(actor: &str) -> String {
 
 fn manifests(extra: &str) -> Manifests {
     let template = Manifests::new().counter("demo", "counter", extra);
-    ACTORS.into_iter().fold(template, |all, name| all.actor("demo", name, "counter"))
+    ACTORS.into_iter().chain([IDLE]).fold(template, |all, name| all.actor("demo", name, "counter"))
 }
 
 /// Clients that ask again and again.
@@ -127,9 +129,7 @@ async fn either_router_and_either_envoy_is_restarted_under_load_and_no_request_f
     let many: Vec<Count> = many.await.iter().map(|answer| answer.count()).collect();
     assert!(many.iter().all(|count| count.nonce == many[0].nonce), "{many:#?}");
     assert_eq!(fleet.actor("a").await["epoch"], 1);
-    for router in ["router-1", "router-2"] {
-        assert_eq!(fleet.metric(router, "reveille_router_bindings").await, 1.0, "{router}");
-    }
+    assert_eq!(on_both(&fleet, "reveille_router_bindings").await, [1.0, 1.0]);
 
     let load = Load::begin(&fleet);
     load.goes_on(&fleet).await;
@@ -151,28 +151,36 @@ async fn either_router_and_either_envoy_is_restarted_under_load_and_no_request_f
         load.goes_on(&fleet).await;
         load.has_not_failed(&format!("{name} came"), &fleet);
     }
-    // Under the load of the others, an actor goes to sleep when both routers have let it go.
+    // Under the load of the others an actor goes to sleep: both routers let it go, and say so.
+    let idle = bind_both(&fleet, IDLE).await;
+    let before = revokes(&fleet).await;
+    fleet.ok(&["suspend", "actor", IDLE, "-n", "demo"]).await;
+    let after = revokes(&fleet).await;
+    assert_eq!(after, before.map(|revokes| revokes + 1.0));
+    let woken = Client::new(fleet.http).get(&host(IDLE), "/").await.count();
+    assert_eq!((woken.count, &woken.nonce), (idle.count + 1, &idle.nonce));
+    load.goes_on(&fleet).await;
     let served = load.end(&fleet).await;
     eprintln!("{served} requests served, none failed");
-
-    for actor in ACTORS {
-        let before = Client::new(fleet.http).get(&host(actor), "/").await.count();
-        fleet.ok(&["suspend", "actor", actor, "-n", "demo"]).await;
-        let after = Client::new(fleet.http).get(&host(actor), "/").await.count();
-        assert_eq!((after.count, &after.nonce), (before.count + 1, &before.nonce));
-    }
     fleet.end().await;
 }
 
-/// Through both Envoys, until each router holds the binding.
+async fn on_both(fleet: &Fleet, series: &str) -> [f64; 2] {
+    [fleet.metric("router-1", series).await, fleet.metric("router-2", series).await]
+}
+
+async fn revokes(fleet: &Fleet) -> [f64; 2] {
+    on_both(fleet, "reveille_router_revokes_total").await
+}
+
+/// Through both Envoys, until each router has one more binding.
 async fn bind_both(fleet: &Fleet, actor: &str) -> Count {
+    let held = || on_both(fleet, "reveille_router_bindings");
+    let more = held().await.map(|bindings| bindings + 1.0);
     eventually("both routers hold it", Duration::from_secs(30), || async {
         let count = Client::new(fleet.http).get(&host(actor), "/").await.count();
-        let held = (
-            fleet.metric("router-1", "reveille_router_bindings").await,
-            fleet.metric("router-2", "reveille_router_bindings").await,
-        );
-        if held == (1.0, 1.0) { Ok(count) } else { Err(held) }
+        let now = held().await;
+        if now == more { Ok(count) } else { Err((now, more)) }
     })
     .await
 }
@@ -227,11 +235,9 @@ async fn a_router_that_is_stopped_holds_up_nobody_and_comes_back_to_the_right_pl
         if answer.status == 200 { Ok(answer.count()) } else { Err(format!("{answer:?}")) }
     })
     .await;
-    eventually("the router is in order again", Duration::from_secs(30), || async {
-        match fleet.readyz("router-1").await {
-            200 => Ok(()),
-            other => Err(other),
-        }
+    eventually("the revoke has reached it", Duration::from_secs(30), || async {
+        let revokes = revokes(&fleet).await;
+        if revokes[0] > 0.0 { Ok(()) } else { Err(revokes) }
     })
     .await;
     fleet.end().await;
