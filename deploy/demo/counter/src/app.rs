@@ -1,6 +1,7 @@
 //! The endpoints, and the state behind them.
 
 mod grpc;
+mod ledger;
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -12,7 +13,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -20,8 +21,10 @@ use futures::{Stream, StreamExt, stream};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use ledger::Ledger;
 
 const TICK: Duration = Duration::from_millis(100);
 const MIB: usize = 1 << 20;
@@ -40,6 +43,7 @@ struct Memory {
     count: AtomicU64,
     ticks: AtomicU64,
     ballast: Mutex<Vec<Vec<u64>>>,
+    ledger: Ledger,
 }
 
 /// What `/` answers.
@@ -59,6 +63,7 @@ impl App {
             count: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             ballast: Mutex::default(),
+            ledger: Ledger::new(),
         })))
     }
 
@@ -91,20 +96,25 @@ impl App {
             .route("/trailers", any(trailers))
             .route("/status", any(status))
             .route("/demo.Echo/{method}", post(grpc::serve))
+            .merge(ledger::router())
             .with_state(self.clone())
     }
 }
 
 async fn greet(State(app): State<App>, request: Request) -> Response {
-    let authority = request.uri().authority().map(|authority| authority.as_str());
-    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
     json_line(&Greeting {
         count: app.0.count.fetch_add(1, Ordering::Relaxed) + 1,
         nonce: app.nonce(),
         ticks: app.0.ticks.load(Ordering::Relaxed),
-        host: host.or(authority).unwrap_or_default(),
+        host: host(request.uri(), request.headers()),
         pid: std::process::id(),
     })
+}
+
+/// The host the client asked for: HTTP/2 has it in the URI.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    host.or(uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
 }
 
 /// The request's headers as they arrived; repeated ones joined by a comma.
@@ -168,20 +178,31 @@ async fn echo_frames(mut socket: WebSocket) {
     }
 }
 
-/// Digests the body as it comes in and keeps none of it.
-async fn echo(body: Body) -> Response {
-    let mut chunks = body.into_data_stream();
-    let (mut length, mut sha256) = (0, Sha256::new());
-    while let Some(chunk) = chunks.next().await {
-        match chunk {
-            Ok(chunk) => {
-                length += chunk.len();
-                sha256.update(&chunk);
-            }
-            Err(error) => return bad_request(&format!("body ended early: {error}")),
+/// What is kept of a body.
+#[derive(Serialize)]
+struct Digest {
+    length: usize,
+    sha256: String,
+}
+
+impl Digest {
+    /// Digests the body as it comes in and keeps none of it.
+    async fn of(body: Body) -> Result<Self, axum::Error> {
+        let mut chunks = body.into_data_stream();
+        let (mut length, mut sha256) = (0, Sha256::new());
+        while let Some(chunk) = chunks.next().await.transpose()? {
+            length += chunk.len();
+            sha256.update(&chunk);
         }
+        Ok(Self { length, sha256: format!("{:x}", sha256.finalize()) })
     }
-    json_line(&json!({ "length": length, "sha256": format!("{:x}", sha256.finalize()) }))
+}
+
+async fn echo(body: Body) -> Response {
+    match Digest::of(body).await {
+        Ok(digest) => json_line(&digest),
+        Err(error) => bad_request(&format!("body ended early: {error}")),
+    }
 }
 
 /// Reads the body; answers with the request's trailers as the body, and with trailers of its own.

@@ -87,6 +87,25 @@ async fn echo_digests_a_streamed_body() {
     assert_eq!(answer["sha256"], abc);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tally_counts_ids_in_order_and_names_the_actor_and_the_body() {
+    let app = App::new().unwrap();
+    let request = Request::post("/tally?id=7").header(header::HOST, "c.demo.test");
+    let (_, _, body) = send(&app, request.body(Body::from("abc")).unwrap()).await;
+    let first: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (&first["id"], &first["count"], &first["host"]),
+        (&7.into(), &1.into(), &"c.demo.test".into())
+    );
+    assert_eq!((&first["nonce"], &first["body"]["length"]), (&app.nonce().into(), &3.into()));
+    assert!(first["actor"].is_string(), "{first}");
+    let (_, _, events) = get_from(&app, "/tally/sse?id=20&events=2&ms=10").await;
+    let events = String::from_utf8(events.to_vec()).unwrap();
+    assert!(events.contains("\"id\":21,\"count\":3"), "{events}");
+    assert_eq!(get_json(&app, "/tally/ids").await, json!([7, 20, 21]));
+    assert_eq!(get_json(&app, "/").await["count"], 1, "another count");
+}
+
 #[tokio::test]
 async fn bytes_are_as_many_as_asked_and_repeat_across_chunks() {
     let app = App::new().unwrap();
