@@ -16,6 +16,7 @@ mod names;
 mod sleep;
 mod stop;
 mod story;
+mod suspend;
 mod tls;
 mod traffic;
 

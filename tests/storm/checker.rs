@@ -224,7 +224,8 @@ fn places(ops: &[&Op], losses: &[Loss], violations: &mut Vec<Violation>) {
         for (n, one) in same.iter().enumerate() {
             for other in &same[n + 1..] {
                 let parted = losses.iter().any(|loss| {
-                    let apart = |a: &Op, b: &Op| a.invoked <= loss.dead && loss.begun <= b.completed;
+                    let apart =
+                        |a: &Op, b: &Op| a.invoked <= loss.dead && loss.begun <= b.completed;
                     apart(one, other) || apart(other, one)
                 });
                 if !parted {

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -40,7 +40,7 @@ use crate::{
 /// Longer than any budget of the product.
 const LIMIT: Duration = Duration::from_secs(90);
 /// After a failure, so that a front that is away is not asked a thousand times a second.
-const BACKOFF: Duration = Duration::from_millis(40);
+const BACKOFF: Duration = Duration::from_millis(100);
 /// Streams at a time on one HTTP/2 connection.
 const STREAMS: u64 = 4;
 /// Sizes of bodies.
@@ -120,7 +120,9 @@ pub(crate) async fn client(shared: Arc<Shared>, plan: Plan, number: u64) {
         if shared.stopping() {
             return;
         }
-        let mut session = Session { shared: &shared, burst, random: &mut random, left: burst.length };
+        let end = Instant::now() + burst.lasts;
+        let left = burst.length;
+        let mut session = Session { shared: &shared, burst, random: &mut random, left, end };
         match burst.kind {
             Kind::KeepAlive | Kind::Close | Kind::Post => session.h1().await,
             Kind::H2 => session.h2().await,
@@ -136,11 +138,12 @@ struct Session<'a> {
     burst: Burst,
     random: &'a mut StdRng,
     left: u64,
+    end: Instant,
 }
 
 impl Session<'_> {
     fn goes_on(&self) -> bool {
-        self.left > 0 && !self.shared.stopping()
+        self.left > 0 && Instant::now() < self.end && !self.shared.stopping()
     }
 
     fn path(&self, id: Id) -> String {
@@ -329,7 +332,7 @@ impl Session<'_> {
 
     /// One stream. Its increments overlap: which of them the actor has done is not known before each event is here.
     async fn sse(&mut self) {
-        let events = self.left.min(40);
+        let events = self.left.min(30);
         let permit = self.permit().await;
         let (first, invoked) = (self.shared.ids(events), self.shared.recorder.now());
         let mut next = first;

@@ -32,7 +32,10 @@ pub(crate) struct Op {
 pub(crate) enum Outcome {
     Acked(Ack),
     /// An answer that is not the actor's.
-    Refused { status: u16, reason: String },
+    Refused {
+        status: u16,
+        reason: String,
+    },
     /// The connection ended before the answer had.
     Broken(String),
     /// A 200 that is not an answer to this request.

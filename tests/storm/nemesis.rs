@@ -129,14 +129,18 @@ async fn well(cluster: &Cluster) {
     .await;
     let (namespace, name) = PROBE;
     let host = format!("{name}.{namespace}.actors.localhost");
-    eventually("a suspend and a wake work again", RECOVERY, || async {
-        let mut control = control(&cluster.data_dir());
-        let key = proto::ActorKey { namespace: namespace.into(), name: name.into() };
-        control.suspend_actor(key).await.map_err(|e| e.to_string())?;
+    let answers = async || {
         let front = Client::new(cluster.http);
         let request = hyper::Request::get(front.uri("/")).header("host", &host);
         let answer = front.try_send(request, "").await?;
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    };
+    eventually("a suspend and a wake work again", RECOVERY, || async {
+        answers().await?;
+        let key = proto::ActorKey { namespace: namespace.into(), name: name.into() };
+        let mut control = control(&cluster.data_dir());
+        control.suspend_actor(key).await.map_err(|e| e.to_string())?;
+        answers().await
     })
     .await;
 }
@@ -172,8 +176,12 @@ pub(crate) async fn chores(shared: &Shared, data_dir: &Path, plan: &Plan) {
         }
         let end = match control.suspend_actor(key(chore.actor)).await {
             Ok(_) => "asleep".to_owned(),
-            Err(status) if status.message().starts_with("it is in use") => "in use".into(),
-            Err(status) => format!("{:?}: {}", status.code(), status.message()),
+            // Without the name, which leads the message.
+            Err(status) => {
+                let message = status.message();
+                let message = message.split_once("\": ").map_or(message, |(_, message)| message);
+                format!("{:?}: {message}", status.code())
+            }
         };
         *shared.recorder.write().suspends.entry(end).or_default() += 1;
     }

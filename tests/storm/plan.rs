@@ -5,11 +5,11 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// Actors; half of them in each namespace, a quarter speak h2c.
-pub(crate) const ACTORS: u16 = 16;
+pub(crate) const ACTORS: u16 = 12;
 /// Places to run them: too few on purpose.
 pub(crate) const WORKERS: u32 = 6;
 /// Clients. Each asks one actor at a time.
-pub(crate) const CLIENTS: u64 = 24;
+pub(crate) const CLIENTS: u64 = 12;
 /// Requests under way at one actor. More at once can make a gVisor snapshot that does not restore.
 pub(crate) const PER_ACTOR: usize = 16;
 /// Kinds of kill; the short form has each once.
@@ -66,8 +66,10 @@ pub(crate) enum Kind {
 pub(crate) struct Burst {
     pub(crate) actor: Actor,
     pub(crate) kind: Kind,
-    /// Increments.
+    /// Increments, at most.
     pub(crate) length: u64,
+    /// And no longer than this: others want the worker.
+    pub(crate) lasts: Duration,
     /// Greatest pause between two.
     pub(crate) pause: Duration,
 }
@@ -127,10 +129,17 @@ impl Plan {
             };
             // A slow one lets its actor fall asleep, or be in the middle of it.
             let slow = random.random_bool(0.25);
-            let length = if slow { random.random_range(2..12) } else { random.random_range(50..400) };
+            let length =
+                if slow { random.random_range(2..12) } else { random.random_range(50..600) };
             let pause = if slow { random.random_range(5..700) } else { 0 };
-            let actor = random.random_range(0..ACTORS);
-            Burst { actor, kind, length, pause: Duration::from_millis(pause) }
+            let lasts = if slow { 3_000 } else { random.random_range(200..1_500) };
+            Burst {
+                actor: random.random_range(0..ACTORS),
+                kind,
+                length,
+                lasts: Duration::from_millis(lasts),
+                pause: Duration::from_millis(pause),
+            }
         })
     }
 

@@ -68,13 +68,18 @@ pub(crate) async fn run(plan: &Plan) -> (History, String) {
     nemesis::read_events(&shared, &data_dir, false).await.expect("the event log is read");
     others.shutdown().await;
     let history = shared.recorder.finish();
+    if std::env::var_os("STORM_KEEP").is_some() {
+        cluster.dir.disable_cleanup(true);
+        eprintln!("kept {:?}", cluster.dir.path());
+    }
     let log = cluster.log_text();
     cluster.stop().await;
     (history, log)
 }
 
 fn manifests() -> Manifests {
-    let mut manifests = Manifests::new().counter(PROBE.0, "counter", "").actor(PROBE.0, PROBE.1, "counter");
+    let mut manifests =
+        Manifests::new().counter(PROBE.0, "counter", "").actor(PROBE.0, PROBE.1, "counter");
     for namespace in ["gale", "squall"] {
         manifests = manifests
             // Some fall asleep by themselves, the others when their worker is wanted.
