@@ -14,8 +14,8 @@ use std::{collections::HashMap, fmt::Write, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use envoy_types::pb::{
     envoy::service::ext_proc::v3::{
-        BodyResponse, CommonResponse, HeadersResponse, ProcessingResponse, TrailersResponse,
-        processing_response::Response,
+        BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ProcessingResponse,
+        TrailersResponse, processing_response::Response,
     },
     google::protobuf::{Struct, Value, value::Kind},
 };
@@ -87,7 +87,12 @@ fn go_on<const N: usize>(
     fields.extend(more);
     let fields = fields.into_iter().map(|(key, value)| (key, Kind::StringValue(value)));
     let reveille = (names::METADATA, Kind::StructValue(structure(fields)));
-    let common = CommonResponse { clear_route_cache: h2c, ..Default::default() };
+    let common = CommonResponse {
+        clear_route_cache: h2c,
+        // An empty one: without any, Envoy ignores the line above.
+        header_mutation: h2c.then(HeaderMutation::default),
+        ..Default::default()
+    };
     encode(&ProcessingResponse {
         response: Some(Response::RequestHeaders(HeadersResponse { response: Some(common) })),
         dynamic_metadata: Some(structure([reveille])),
@@ -100,22 +105,33 @@ fn structure(fields: impl IntoIterator<Item = (&'static str, Kind)>) -> Struct {
     Struct { fields: fields.collect::<HashMap<_, _>>() }
 }
 
-/// The phases of a wake as this request met them. `park` is what no other phase explains, so that the request which
-/// started the wake sees phases that add up to its wait.
+/// The phases of a wake as this request met them: one that joined late has met only the end. `park` is what no other
+/// phase explains, so that all of them add up to the time it was held.
 fn server_timing(held: Duration, phases: &WakePhases) -> String {
+    let total = held.as_micros() as u64;
+    let mut left = total;
+    let mut met = |us: u64| {
+        let met = us.min(left);
+        left -= met;
+        met
+    };
+    let ready = met(phases.ready_us);
+    let restore = met(phases.restore_us);
+    let fetch = met(phases.fetch_us);
+    let place = met(phases.place_us);
     let named = [
-        ("place", phases.place_us),
-        ("fetch", phases.fetch_us),
-        ("restore", phases.restore_us),
-        ("ready", phases.ready_us),
+        ("park", left),
+        ("place", place),
+        ("fetch", fetch),
+        ("restore", restore),
+        ("ready", ready),
+        ("total", total),
     ];
-    let explained = named.iter().map(|(_, us)| us).sum();
-    let park = (held.as_micros() as u64).saturating_sub(explained);
-    let mut text = String::with_capacity(96);
-    for (name, us) in [("park", park)].iter().chain(&named) {
+    let mut text = String::with_capacity(112);
+    for (name, us) in named {
         let separator = if text.is_empty() { "" } else { ", " };
         // Writing to a String cannot fail.
-        let _ = write!(text, "{separator}{name};dur={:.1}", *us as f64 / 1000.0);
+        let _ = write!(text, "{separator}{name};dur={:.1}", us as f64 / 1000.0);
     }
     text
 }
@@ -152,11 +168,12 @@ mod tests {
         assert!(metadata(&answer).contains(&("protocol".into(), "h2c".into())));
         let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
         let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
-        assert!(headers.response.unwrap().clear_route_cache);
+        let common = headers.response.unwrap();
+        assert!(common.clear_route_cache && common.header_mutation.is_some());
     }
 
     #[test]
-    fn the_phases_of_the_request_that_started_the_wake_add_up_to_its_wait() {
+    fn the_phases_that_a_request_met_add_up_to_its_wait() {
         let phases = WakePhases {
             place_us: 1_000,
             fetch_us: 0,
@@ -169,7 +186,10 @@ mod tests {
         let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases);
         let fields = metadata(&answer);
         assert_eq!(fields[2], ("wake".into(), "restored".into()));
-        let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0";
+        let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0, total;dur=87.5";
         assert_eq!(fields[1], ("server_timing".into(), timing.into()));
+        let late = server_timing(Duration::from_micros(50_000), &phases);
+        let timing = "park;dur=0.0, place;dur=0.0, fetch;dur=0.0, restore;dur=46.0, ready;dur=4.0, total;dur=50.0";
+        assert_eq!(late, timing);
     }
 }

@@ -8,15 +8,20 @@
 #[path = "../harness/harness.rs"]
 mod harness;
 
+mod bodies;
 mod crashes;
 mod failures;
 mod fleet;
+mod grpc;
 mod https;
 mod names;
+mod protocols;
+mod reasons;
 mod sleep;
 mod stop;
 mod story;
 mod suspend;
+mod timing;
 mod tls;
 mod traffic;
 

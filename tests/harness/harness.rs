@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod parts;
 pub mod processes;
 pub mod tls;
+pub mod wire;
 
 use std::{fmt::Debug, future::Future, path::PathBuf, time::Duration};
 

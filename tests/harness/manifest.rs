@@ -23,6 +23,15 @@ impl Manifests {
         self.template(namespace, name, &format!("{command}{extra}"))
     }
 
+    /// A template that runs a Python program; `extra` is added to its spec, one field a line.
+    pub fn python(self, namespace: &str, name: &str, program: &str, extra: &str) -> Self {
+        let rootfs = repository().join(".deps/rootfs/python");
+        let command = serde_json::json!(["/usr/bin/python3", "-u", "-c", program]);
+        let fields =
+            format!("rootfs: {{ directory: {} }}\ncommand: {command}\n{extra}", rootfs.display());
+        self.template(namespace, name, &fields)
+    }
+
     /// A template with these fields of its spec.
     pub fn template(mut self, namespace: &str, name: &str, fields: &str) -> Self {
         let _ = writeln!(

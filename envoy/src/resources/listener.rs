@@ -157,6 +157,8 @@ fn filters(config: &Config) -> Vec<HttpFilter> {
     let strip = HeaderMutation {
         mutations: Some(Mutations {
             request_mutations: vec![remove(names::HEADER_PREFIX), remove("x-envoy-")],
+            request_trailers_mutations: vec![remove(names::HEADER_PREFIX), remove("x-envoy-")],
+            response_trailers_mutations: vec![remove(names::HEADER_PREFIX)],
             ..Default::default()
         }),
         ..Default::default()

@@ -5,7 +5,7 @@
 //! | outcome | `ProcessingResponse` |
 //! | --- | --- |
 //! | go on to an `http1` actor | `request_headers` without mutations; `dynamic_metadata` [`METADATA`] with [`ENDPOINT`] |
-//! | go on to an `h2c` actor | the same, with [`PROTOCOL`] = [`H2C`] and `clear_route_cache: true` in the `CommonResponse`: the route was chosen before the answer came |
+//! | go on to an `h2c` actor | the same, with [`PROTOCOL`] = [`H2C`] and `clear_route_cache: true` and an empty `header_mutation` in the `CommonResponse`: the route was chosen before the answer came, and without a mutation Envoy does not choose again |
 //! | refuse | `immediate_response`, with the header [`REASON_HEADER`], its body and `content-type`; for a gRPC caller also `grpc_status` |
 //!
 //! and keeps the stream open: its end is the end of the request. When the actor's answer has trailers, a

@@ -157,13 +157,12 @@ fn answer(script: Script) -> Option<ProcessingResponse> {
                 ..Default::default()
             };
             let set = HeaderValueOption { header: Some(header), ..Default::default() };
+            // As the router has it: none for these.
+            let set_headers = if h2c { Vec::new() } else { vec![set] };
             let headers = HeadersResponse {
                 response: Some(CommonResponse {
                     clear_route_cache: h2c,
-                    header_mutation: Some(HeaderMutation {
-                        set_headers: vec![set],
-                        ..Default::default()
-                    }),
+                    header_mutation: Some(HeaderMutation { set_headers, ..Default::default() }),
                     ..Default::default()
                 }),
             };

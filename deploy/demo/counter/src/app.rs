@@ -18,7 +18,8 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use futures::{Stream, StreamExt, stream};
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -213,10 +214,11 @@ async fn trailers(body: Body) -> Response {
         HeaderName::from_static("x-length"),
         HeaderValue::from(read.to_bytes().len()),
     )]);
-    let (head, object) = headers(received).await.into_parts();
-    let named =
-        ([(header::TRAILER, "x-length")], Body::new(object.with_trailers(ready(Some(Ok(own))))));
-    (head.status, named).into_response()
+    let object = headers(received).await.into_body().into_data_stream();
+    // Of no known length, or HTTP/1.1 would have no room for trailers.
+    let body = StreamBody::new(object.map(|data| data.map(Frame::data)));
+    ([(header::TRAILER, "x-length")], Body::new(body.with_trailers(ready(Some(Ok(own))))))
+        .into_response()
 }
 
 #[derive(Deserialize)]

@@ -10,13 +10,13 @@
 //!
 //! The request's metadata `token-bin` comes back: with the answer, or with the failure.
 
-use std::future::{Ready, ready};
 use std::pin::Pin;
 
 use axum::body::Body;
 use axum::extract::{Path, Request};
 use axum::http::Response;
 use bytes::{Buf, BufMut, Bytes};
+use futures::future::{Either, Pending, Ready, pending, ready};
 use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
@@ -26,6 +26,7 @@ use tonic::{Status, Streaming};
 const TOKEN: &str = "token-bin";
 
 type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+type Answer = Result<tonic::Response<Messages>, Status>;
 
 /// Every kind of call is a stream in each direction: how many messages there are, is between client and method.
 pub(super) async fn serve(Path(method): Path<String>, request: Request) -> Response<Body> {
@@ -37,7 +38,7 @@ struct Method(String);
 impl StreamingService<Bytes> for Method {
     type Response = Bytes;
     type ResponseStream = Messages;
-    type Future = Ready<Result<tonic::Response<Messages>, Status>>;
+    type Future = Either<Ready<Answer>, Pending<Answer>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<Bytes>>) -> Self::Future {
         let (metadata, _, messages) = request.into_parts();
@@ -60,14 +61,17 @@ impl StreamingService<Bytes> for Method {
             "Fail" => {
                 let mut status = Status::failed_precondition("as you wish");
                 carry(status.metadata_mut(), token);
-                return ready(Err(status));
+                return Either::Left(ready(Err(status)));
             }
-            "Wait" => stream::pending().boxed(),
-            _ => return ready(Err(Status::unimplemented("demo.Echo has no such method"))),
+            "Wait" => return Either::Right(pending()),
+            _ => {
+                let status = Status::unimplemented("demo.Echo has no such method");
+                return Either::Left(ready(Err(status)));
+            }
         };
         let mut response = tonic::Response::new(answers);
         carry(response.metadata_mut(), token);
-        ready(Ok(response))
+        Either::Left(ready(Ok(response)))
     }
 }
 

@@ -1,0 +1,129 @@
+//! What an answer says of the time it took, and what the logs say.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    COUNTER,
+    harness::{
+        client::Answer,
+        cluster::{Cluster, Options},
+        eventually, machine_can_run_it,
+        manifest::Manifests,
+    },
+};
+
+/// Every phase there is, in the order in which a request meets them.
+const PHASES: [&str; 5] = ["park", "place", "fetch", "restore", "ready"];
+
+/// `Server-Timing`, in milliseconds.
+fn timing(answer: &Answer) -> BTreeMap<String, f64> {
+    let header = answer.header("server-timing").expect("a Server-Timing");
+    let metrics = header.split(", ").map(|metric| {
+        let (name, duration) = metric.split_once(";dur=").expect(header);
+        (name.to_owned(), duration.parse().expect(header))
+    });
+    metrics.collect()
+}
+
+fn adds_up(what: &str, phases: impl Iterator<Item = f64>, total: f64) {
+    let sum: f64 = phases.sum();
+    assert!((sum - total).abs() <= total * 0.02, "{what}: the phases are {sum}, the total {total}");
+}
+
+/// A line of Envoy's access log, by the id that the answer carries.
+async fn logged(cluster: &Cluster, answer: &Answer) -> serde_json::Value {
+    let id = answer.header("x-request-id").expect("an id");
+    // Envoy writes its log every few seconds.
+    eventually("the request is logged", Duration::from_secs(30), || async {
+        let log = fs::read_to_string(cluster.data_dir().join("access.log")).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains(id)).map(str::to_owned);
+        line.ok_or_else(|| format!("{id} is not in {} lines", log.lines().count()))
+    })
+    .await
+    .parse()
+    .expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_is_told_by_phases_that_add_up_and_a_warm_answer_tells_of_none() {
+    if !machine_can_run_it("Server-Timing") {
+        return;
+    }
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    let cluster = Cluster::start(Options::new(manifests)).await;
+    for (kind, restores) in [("cold_start", false), ("restored", true)] {
+        let begin = Instant::now();
+        let answer = cluster.client.get(COUNTER, "/").await;
+        let seen = begin.elapsed().as_secs_f64() * 1000.0;
+        assert_eq!(answer.header("x-reveille-wake"), Some(kind), "{answer:?}");
+        let timing = timing(&answer);
+        let total = timing["total"];
+        adds_up(kind, PHASES.iter().map(|phase| timing[*phase]), total);
+        assert_eq!(timing.len(), PHASES.len() + 1, "{timing:?}");
+        assert!(
+            total <= seen,
+            "{kind}: it waited {total} ms of the {seen} ms that the answer took"
+        );
+        assert!(timing["restore"] > 0.0, "{timing:?}");
+
+        // The same wake, as the control plane saw it.
+        let wake = &cluster.actor("demo", "counter").await["lastWake"];
+        let micros = |name: &str| wake[name].as_f64().expect(name);
+        let phases = ["placeUs", "fetchUs", "restoreUs", "readyUs"].map(micros);
+        adds_up(&format!("{kind}: {wake}"), phases.into_iter(), micros("totalUs"));
+        assert_eq!(
+            micros("restoreUs") / 1000.0 >= timing["restore"] - 0.1,
+            true,
+            "{wake} {timing:?}"
+        );
+
+        // The first byte of the actor's answer comes after the wake; only the log can tell of it.
+        let log = logged(&cluster, &answer).await;
+        assert_eq!(log["wake"], kind, "{log}");
+        let first_byte = log["first_byte_ms"].as_f64().expect("a number");
+        assert!(first_byte + 1.0 >= total && first_byte <= seen + 1.0, "{log} {timing:?} {seen}");
+
+        let warm = cluster.client.get(COUNTER, "/").await;
+        assert_eq!(warm.status, 200);
+        assert_eq!((warm.header("server-timing"), warm.header("x-reveille-wake")), (None, None));
+        let log = logged(&cluster, &warm).await;
+        assert!(log["first_byte_ms"].is_number() && log["wake"].is_null(), "{log}");
+        if !restores {
+            cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+        }
+    }
+    cluster.stop().await;
+}
+
+/// Those who come when the wake is half over have met only its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_a_wake_is_told_of_the_time_it_waited_itself() {
+    if !machine_can_run_it("Server-Timing of joined wakes") {
+        return;
+    }
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    let cluster = Cluster::start(Options::new(manifests)).await;
+    let answers = futures::future::join_all((0..20).map(|n| {
+        let client = cluster.client.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(n * 7)).await;
+            let begin = Instant::now();
+            (client.get(COUNTER, "/").await, begin.elapsed().as_secs_f64() * 1000.0)
+        }
+    }))
+    .await;
+    let woken = answers.iter().filter(|(answer, _)| answer.header("server-timing").is_some());
+    let mut count = 0;
+    for (answer, seen) in woken {
+        count += 1;
+        let timing = timing(answer);
+        adds_up("a joined wake", PHASES.iter().map(|phase| timing[*phase]), timing["total"]);
+        assert!(timing["total"] <= *seen, "{timing:?} within {seen} ms");
+    }
+    assert!(count > 1, "nobody joined");
+    cluster.stop().await;
+}
