@@ -19,7 +19,6 @@ use crate::{
         ActivateReply, ActivateRequest, ActivationRef, DeleteSnapshotsReply,
         DeleteSnapshotsRequest, DestroyReply, GetInventoryRequest, Inventory, LogChunk,
         LogsRequest, ResumeReply, SuspendReply, SuspendRequest,
-        control_client::ControlClient,
         node_agent_client::NodeAgentClient,
         node_agent_server::{NodeAgent, NodeAgentServer},
     },
@@ -157,8 +156,13 @@ async fn a_caller_of_the_wrong_role_is_told_so_whatever_the_path() {
     // What the server does not serve, it does not tell strangers either.
     let caller = rig.authority.transport(&Leaf::of(CONTROL_PLANE));
     let channel = caller.channel(&rig.address, Expected::any(Role::Node)).unwrap();
-    let status = ControlClient::new(channel).drain(crate::proto::DrainRequest::default()).await;
-    assert_eq!(status.unwrap_err().code(), Code::PermissionDenied);
+    for path in ["/reveille.v1.Control/Drain", "/no.such.Service/Method", "/x", "//"] {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let called = client.unary(Request::new(()), path.parse().unwrap(), codec).await;
+        assert_eq!(called.unwrap_err().code(), Code::PermissionDenied, "{path}");
+    }
 }
 
 #[tokio::test]
