@@ -28,6 +28,7 @@ use authority::{Authority, Leaf, TRUST_DOMAIN};
 
 const CONTROL_PLANE: &str = "spiffe://test.example/reveille/controlplane";
 const N1: &str = "spiffe://test.example/reveille/node/n1";
+const N2: &str = "spiffe://test.example/reveille/node/n2";
 
 /// A node agent that has nothing; it tells who asked, as the instance of its inventory.
 struct Agent;
@@ -278,14 +279,21 @@ async fn files_that_cannot_be_used_are_not_taken_up() {
     let rig = Rig::start().await;
     let files = rig.authority.place(&Leaf::of(N1));
     let good = std::fs::read(&files.cert).unwrap();
-    let other = rig.authority.issue(&Leaf::of("spiffe://test.example/reveille/node/n2"));
+    let other = rig.authority.issue(&Leaf::of(N2));
     for bad in [b"".to_vec(), b"half of a cert".to_vec(), other.0.into_bytes()] {
         std::fs::write(&files.cert, bad).unwrap();
         rig.ask_as(CONTROL_PLANE).await.expect("the certificate of before is kept");
     }
     std::fs::remove_file(&files.cert).unwrap();
     rig.ask_as(CONTROL_PLANE).await.expect("the certificate of before is kept");
+    // A whole pair, but of another node: a part does not become another one while it runs.
+    let key = std::fs::read(&files.key).unwrap();
+    let (cert_of_n2, key_of_n2) = rig.authority.issue(&Leaf::of(N2));
+    std::fs::write(&files.cert, cert_of_n2).unwrap();
+    std::fs::write(&files.key, key_of_n2).unwrap();
+    rig.ask_as(CONTROL_PLANE).await.expect("the certificate of before is kept");
     std::fs::write(&files.cert, good).unwrap();
+    std::fs::write(&files.key, key).unwrap();
     rig.ask_as(CONTROL_PLANE).await.unwrap();
 }
 
