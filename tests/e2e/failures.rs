@@ -1,8 +1,6 @@
-//! What the client sees when something is wrong.
+//! What stays as it was when something is wrong. What the client sees of it is in [`crate::reasons`].
 
 use std::fs;
-
-use hyper::{Request, header::HOST};
 
 use crate::{
     COUNTER,
@@ -13,52 +11,6 @@ use crate::{
         repository,
     },
 };
-
-#[tokio::test(flavor = "multi_thread")]
-async fn unknown_actors_and_hosts_are_404_at_once_and_in_the_shape_asked_for() {
-    if !machine_can_run_it("404") {
-        return;
-    }
-    let cluster =
-        Cluster::start(Options::new(Manifests::new().counter("demo", "counter", ""))).await;
-    let client = &cluster.client;
-
-    let answer = client.get("nobody.demo.actors.localhost", "/").await;
-    assert_eq!((answer.status.as_u16(), answer.reason()), (404, Some("actor_not_found")));
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-    let problem: serde_json::Value = answer.json();
-    assert_eq!(problem["status"], 404);
-    assert!(answer.header("proxy-status").is_some_and(|v| v.contains("reveille")));
-
-    for host in [
-        "localhost",
-        "demo.actors.localhost",
-        "a.b.c.actors.localhost",
-        "x_y.demo.actors.localhost",
-    ] {
-        let answer = client.get(host, "/").await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.reason()),
-            (404, Some("invalid_host")),
-            "{host}"
-        );
-    }
-
-    for (accept, kind) in [("text/html", "text/html"), ("text/plain", "text/plain")] {
-        let request = Request::get(client.uri("/"))
-            .header(HOST, "nobody.demo.actors.localhost")
-            .header("accept", accept);
-        let answer = client.send(request, "").await;
-        assert!(answer.header("content-type").is_some_and(|c| c.starts_with(kind)), "{answer:?}");
-    }
-
-    let grpc = Request::post(client.uri("/a.B/C"))
-        .header(HOST, "nobody.demo.actors.localhost")
-        .header("content-type", "application/grpc");
-    let answer = client.send(grpc, "").await;
-    assert_eq!(answer.header("grpc-status"), Some("5"), "{answer:?}");
-    cluster.stop().await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_is_a_502_without_internal_text_and_the_worker_stays_usable() {

@@ -1,4 +1,4 @@
-//! Protocols and headers through a wake.
+//! WebSockets and headers through a wake; other protocols are in [`crate::protocols`] and [`crate::grpc`].
 
 use futures::{SinkExt, StreamExt};
 use hyper::{Request, header::HOST};
@@ -64,36 +64,5 @@ async fn the_actor_sees_the_clients_host_and_none_of_its_reveille_headers() {
     }
     let logs = cluster.log_text();
     assert!(!logs.contains("hush-hush") && !logs.contains("secret=yes"), "a log has a secret");
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bodies_pass_whole_through_a_wake_in_both_directions() {
-    if !machine_can_run_it("bodies") {
-        return;
-    }
-    let manifests =
-        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
-    let cluster = Cluster::start(Options::new(manifests)).await;
-    let body = vec![7u8; 20 << 20];
-    let answer: serde_json::Value = cluster.client.post(COUNTER, "/echo", body).await.json();
-    assert_eq!(answer["length"], 20 << 20);
-    cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
-    let answer = cluster.client.get(COUNTER, "/bytes?n=20971520").await;
-    assert_eq!(answer.body.len(), 20 << 20);
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_h2c_actor_is_reached() {
-    if !machine_can_run_it("h2c") {
-        return;
-    }
-    let manifests =
-        Manifests::new().counter("demo", "grpc", "protocol: h2c\n").actor("demo", "grpc", "grpc");
-    let cluster = Cluster::start(Options::new(manifests)).await;
-    let host = "grpc.demo.actors.localhost";
-    assert_eq!(cluster.client.get(host, "/").await.count().count, 1);
-    assert_eq!(cluster.client.get(host, "/").await.count().count, 2);
     cluster.stop().await;
 }

@@ -10,6 +10,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use reveille_api::task;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -43,7 +44,7 @@ pub async fn h2(front: SocketAddr) -> http2::SendRequest<Body> {
     let io = TokioIo::new(TcpStream::connect(front).await.expect("connects"));
     let (sender, connection) =
         http2::handshake(TokioExecutor::new(), io).await.expect("speaks HTTP/2");
-    tokio::task::spawn(connection);
+    task::detach("http2-client", async move { drop(connection.await) });
     sender
 }
 
@@ -51,7 +52,7 @@ pub async fn h2(front: SocketAddr) -> http2::SendRequest<Body> {
 pub async fn h1(front: SocketAddr) -> http1::SendRequest<Body> {
     let io = TokioIo::new(TcpStream::connect(front).await.expect("connects"));
     let (sender, connection) = http1::handshake(io).await.expect("speaks HTTP/1.1");
-    tokio::task::spawn(connection.with_upgrades());
+    task::detach("http1-client", async move { drop(connection.await) });
     sender
 }
 
