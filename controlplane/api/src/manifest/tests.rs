@@ -113,7 +113,7 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
             "line 13: spec.workerSelector.matchLabels: ",
             "key: value",
         ),
-        ("  runtime: gvisor  ", "  #", "line 17: spec: ", "`runtime`"),
+        ("  runtime: gvisor  ", "  #", "line 18: spec: ", "`runtime`"),
         ("spec:\n", "spec: {\n", "line 6: ", "}"),
     ];
     for (from, to, at, allowed) in cases {
