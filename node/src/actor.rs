@@ -412,8 +412,7 @@ impl Driver {
         let Activation { record, process, lease, .. } = *activation;
         self.core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
         self.end_activation(record.epoch);
-        let words = self.core.logs.last_words(&self.actor, 0, activate::LAST_WORDS);
-        let message = format!("the process ended by itself; its last output: {words}");
+        let message = format!("the process ended by itself: {}", activate::see_logs(&self.actor));
         self.core.report_exit(&self.actor, record.epoch, message);
     }
 

@@ -61,19 +61,6 @@ impl Logs {
         file.set_len(0)
     }
 
-    /// The end of what the actor printed, at most that many bytes. For the operator's message of a failed start.
-    pub(crate) fn last_words(&self, actor: &ActorKey, from: u64, most: usize) -> String {
-        let read = || -> io::Result<String> {
-            let mut file = File::open(self.path(actor))?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(from.min(length).max(length.saturating_sub(most as u64))))?;
-            let mut bytes = Vec::new();
-            file.take(most as u64).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-        };
-        read().unwrap_or_default()
-    }
-
     pub(crate) fn remove(&self, actor: &ActorKey) -> io::Result<()> {
         let path = self.path(actor);
         files::remove(&path)?;
@@ -204,8 +191,6 @@ mod tests {
         assert_eq!(all(&logs, 0).await, "one\ntwo\nthree\nfour");
         assert_eq!(all(&logs, 2).await, "three\nfour");
         assert_eq!(all(&logs, 9).await, "one\ntwo\nthree\nfour");
-        assert_eq!(logs.last_words(&actor(), 4, 100), "two\nthree\nfour");
-        assert_eq!(logs.last_words(&actor(), 0, 4), "four");
     }
 
     #[tokio::test]

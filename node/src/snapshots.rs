@@ -30,6 +30,8 @@ use reveille_api::{ActorKey, Epoch, proto};
 use crate::files::{self, Durability};
 use manifest::{FileEntry, Machine, Manifest, Stamp};
 
+/// A disk with less than this left was full for what was to be written.
+const NEARLY_NOTHING: u64 = 1 << 20;
 const DRAFT: &str = ".tmp-";
 const DELETED: &str = ".del-";
 
@@ -89,6 +91,18 @@ impl Draft {
     /// Where the runtime writes its files.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Why a runtime could not write it. On a full disk that is mostly not what the runtime says, or it cannot say it.
+    pub(crate) fn why_not_written(&self, said: &str) -> String {
+        let left = rustix::fs::statvfs(&self.dir).map(|disk| disk.f_bavail * disk.f_frsize);
+        if left.is_ok_and(|left| left < NEARLY_NOTHING) {
+            let dir = self.dir.parent().unwrap_or(&self.dir).display();
+            return format!(
+                "no space left on the disk of {dir}: free some, or delete actors that are not needed ({said})"
+            );
+        }
+        said.into()
     }
 }
 

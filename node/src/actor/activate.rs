@@ -25,9 +25,6 @@ use crate::{
     snapshots::Unusable,
 };
 
-/// Bytes of an actor's output in an operator's message.
-pub(super) const LAST_WORDS: usize = 1024;
-
 /// A request to activate.
 #[derive(Clone, Debug)]
 pub(crate) struct Activate {
@@ -138,7 +135,6 @@ impl Attempt<'_> {
         self.save(&record)?;
         let output =
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
-        let log_begin = output.metadata().map_or(0, |metadata| metadata.len());
         let sandbox = Sandbox {
             bundle: core.bundle(&id),
             id,
@@ -158,7 +154,7 @@ impl Attempt<'_> {
                 None => core.runtime.start(&sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
-            Process::open(pid).map_err(|_| self.ended(log_begin))
+            Process::open(pid).map_err(|_| self.ended())
         };
         let opened = async {
             let opened = lease.open_first(endpoint, spec.port).await;
@@ -175,7 +171,7 @@ impl Attempt<'_> {
                 tokio::select! {
                     biased;
                     () = &mut passed => {}
-                    () = process.exited() => return Err(self.ended(log_begin)),
+                    () = process.exited() => return Err(self.ended()),
                     () = tokio::time::sleep(spec.readiness.timeout) => {
                         let (limit, miss) = (spec.readiness.timeout, check.last_miss());
                         return Err(self.failure(format!("not ready within {limit:?}: {miss}")));
@@ -232,9 +228,8 @@ impl Attempt<'_> {
         Failure::new(reason, message).into()
     }
 
-    fn ended(&self, log_begin: u64) -> OpError {
-        let words = self.core.logs.last_words(self.actor, log_begin, LAST_WORDS);
-        self.failure(format!("the process ended before it was ready; its last output: {words}"))
+    fn ended(&self) -> OpError {
+        self.failure(format!("the process ended before it was ready: {}", see_logs(self.actor)))
     }
 }
 
@@ -244,6 +239,11 @@ fn unknown(worker: &str) -> OpError {
 
 fn cancelled() -> OpError {
     Failure::new(Reason::StartFailed, "cancelled by a later operation on this actor").into()
+}
+
+/// Where to find what an actor printed. It may be anything, so it is not for messages.
+pub(super) fn see_logs(actor: &ActorKey) -> String {
+    format!("see `reveille logs {} -n {}`", actor.name(), actor.namespace())
 }
 
 /// An error with its causes, in one line.

@@ -182,7 +182,7 @@ impl Descent<'_> {
         let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
         let draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
         let written = core.runtime.checkpoint(&record.sandbox, draft.dir()).await;
-        written.map_err(|error| Stop::Failed(chain(&error)))?;
+        written.map_err(|error| Stop::Failed(draft.why_not_written(&chain(&error))))?;
         self.check()?;
         let origin = Origin {
             actor: self.actor.clone(),

@@ -86,7 +86,7 @@ async fn an_agent_registers_beats_reports_a_death_and_comes_back_to_a_new_contro
         }
     };
     assert_eq!(exited.epoch, 1);
-    assert!(exited.message.contains("counter listens on"), "{}", exited.message);
+    assert!(exited.message.contains("see `reveille logs counter -n demo`"), "{}", exited.message);
     assert!(node.inventory().await.activations.is_empty());
 
     first.cancel();

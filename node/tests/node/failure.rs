@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset, reason};
+use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset, logs, reason};
 
 async fn failed(node: &Node, wake: &Wake) -> (String, String) {
     let status = node.activate(wake).await.unwrap_err();
@@ -93,7 +93,8 @@ async fn a_start_that_fails_leaves_nothing_and_says_why() {
     let port = json!([{ "name": "PORT", "value": "none" }]);
     let (why, message) = failed(&node, &cold().with("env", port)).await;
     assert_eq!(why, "start_failed");
-    assert!(message.contains("PORT must be a port number"), "{message}");
+    assert!(message.ends_with("see `reveille logs counter -n demo`"), "{message}");
+    assert!(logs(&node).await.contains("PORT must be a port number"));
 
     // It runs, but does not answer as asked.
     let never = json!({ "httpGet": { "path": "/nowhere" }, "timeout": "300ms" });
@@ -131,6 +132,28 @@ async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint() {
     let wake = node.activate(&place.wake(2).from("s1")).await.unwrap();
     assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
     node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_named_and_the_actor_serves_on() {
+    let Some(place) = Place::new() else { return };
+    let disk = place.dir.path().display().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).arg(&disk).status().unwrap().success());
+    };
+    run("mount", &["-t", "tmpfs", "-o", "size=40m", "tmpfs"]);
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
+    let first = count(&wake.endpoint).await;
+    let status = node.suspend(1, "s1").await.unwrap_err();
+    assert!(status.message().contains("no space left on the disk"), "{}", status.message());
+    assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
+    run("mount", &["-o", "remount,size=400m"]);
+    node.suspend(1, "s2").await.unwrap();
+    node.destroy().await;
+    run("umount", &[]);
+    place.eventually_traces(&Default::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
