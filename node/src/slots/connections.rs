@@ -70,9 +70,13 @@ const TCP: u8 = 6;
 const RST: u8 = 0x04;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
-/// Rounds of [`end`]; each takes twice as long as the one before, the first 2 ms: a second in all, however
-/// much the sandbox sends.
-const ROUNDS: u32 = 9;
+/// How long [`end`] listens after it has spoken, at first and at most.
+const SHORT: Duration = Duration::from_millis(2);
+const LONG: Duration = Duration::from_millis(128);
+/// How long it goes on when nothing comes of it any more, and in any case, however much the sandbox sends: many
+/// connections take their time on a busy machine.
+const SILENCE: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection into a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,12 +123,15 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
     let ear = socket(AddressFamily::Packet, SockType::Datagram, close, SockProtocol::EthAll)?;
     let mouth = socket(AddressFamily::Inet, SockType::Raw, close, SockProtocol::Raw)?;
     let count = open.len();
-    for round in 1..=ROUNDS {
+    let begin = Instant::now();
+    let (mut progress, mut patience) = (begin, SHORT);
+    while begin.elapsed() < LIMIT && progress.elapsed() < SILENCE {
+        let before = open.len();
         for pair in &open {
             // A byte of payload, and a sequence number that matters to nobody.
             say(&mouth, *pair, SYN, 0, &[0])?;
         }
-        let deadline = Instant::now() + Duration::from_millis(1 << round);
+        let deadline = Instant::now() + patience;
         while let Some(heard) = hear(&ear, deadline)? {
             let pair = heard.pair;
             if !open.contains(&pair) {
@@ -141,10 +148,14 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
                 say(&mouth, pair, RST, sequence, &[])?;
             }
             if open.is_empty() {
-                tracing::debug!(count, round, "connections were ended");
+                tracing::debug!(count, "connections were ended");
                 return Ok(());
             }
         }
+        if open.len() < before {
+            progress = Instant::now();
+        }
+        patience = LONG.min(patience * 2);
     }
     let left = open.len();
     Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
