@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Looking is what finds every way in which people replace such files: renamed over, rewritten in place, or a link moved
-//! to another directory. Envoy, given the paths, would see a rename only, and would have to share a disk with us.
+//! to another directory. Envoy could watch them itself, on a disk of its own; but every Envoy would have to be given the
+//! files, and nobody would be told which of them is broken.
 
 use std::{
     convert::Infallible,

@@ -11,7 +11,7 @@ use rustls::{
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::client::Answer;
@@ -55,25 +55,21 @@ impl Tls {
         let h2 = self.alpn().as_deref() == Some("h2");
         let io = TokioIo::new(self.stream);
         let body = Empty::<Bytes>::new();
-        let answer = if h2 {
-            let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("h2");
-            let connection = tokio::task::spawn(connection);
-            let uri = format!("https://{host}{path}");
-            let request = Request::get(uri).body(body).expect("a request");
-            let answer = whole(sender.send_request(request).await).await;
-            connection.abort();
-            answer
+        // Its end is that of the connection.
+        let mut connections = JoinSet::new();
+        if h2 {
+            let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
+            let (mut sender, connection) = shaken.expect("HTTP/2");
+            connections.spawn(connection);
+            let request = Request::get(format!("https://{host}{path}")).body(body);
+            whole(sender.send_request(request.expect("a request")).await).await
         } else {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(io).await.expect("http");
-            let connection = tokio::task::spawn(connection);
-            let request = Request::get(path).header(HOST, host).body(body).expect("a request");
-            let answer = whole(sender.send_request(request).await).await;
-            connection.abort();
-            answer
-        };
-        answer
+            let shaken = hyper::client::conn::http1::handshake(io).await;
+            let (mut sender, connection) = shaken.expect("HTTP/1.1");
+            connections.spawn(connection);
+            let request = Request::get(path).header(HOST, host).body(body);
+            whole(sender.send_request(request.expect("a request")).await).await
+        }
     }
 }
 
