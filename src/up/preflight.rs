@@ -69,7 +69,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
 
 /// The certificate that was given; it must be one.
 async fn https(args: &Args) -> Result<Option<Files>> {
-    let path = |path| std::path::absolute(path).map_err(|error| Error::usage(error));
+    let path = |path| std::path::absolute(path).map_err(Error::usage);
     let files = match (&args.https_cert, &args.https_key) {
         (None, None) => return Ok(None),
         (Some(certificate), Some(key)) => {
