@@ -7,7 +7,7 @@ REVEILLE := target/release/reveille
 # Flags of `reveille up` to add: make up UP="--http 127.0.0.1:9090"
 UP ?=
 
-.PHONY: help up demo test bench lint doctor setup build clean
+.PHONY: help up demo test storm bench lint doctor setup build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,10 @@ demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 
 test: setup ## every test, with real Envoy and runsc
 	@cargo test --workspace --locked --no-fail-fast
+
+storm: build ## kill everything for 1,000,000 requests and prove that none was lost: REQUESTS=… SEED=… (a seed replays its plan)
+	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \
+	  cargo test --release --locked --quiet --test storm -- --ignored --nocapture
 
 bench: build ## measure against plain Envoy and bare runsc, side by side
 	@deploy/setup.sh wrk

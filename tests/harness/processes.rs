@@ -58,7 +58,7 @@ pub fn alive(pid: i32) -> bool {
     read(pid).is_some_and(|p| p.state != 'Z')
 }
 
-/// Traces of an instance: what names its data directory, or is in its range of addresses.
+/// Traces of an instance: processes, mounts and sockets that name its data directory, interfaces in its range of addresses.
 pub fn traces(data_dir: &Path, address_prefix: &str) -> Vec<String> {
     let dir = data_dir.to_string_lossy().into_owned();
     let mut traces = Vec::new();
@@ -73,6 +73,8 @@ pub fn traces(data_dir: &Path, address_prefix: &str) -> Vec<String> {
     let addresses = String::from_utf8_lossy(&addresses.stdout).into_owned();
     let ours = |line: &&str| line.contains(&format!(" {address_prefix}"));
     traces.extend(addresses.lines().filter(ours).map(|l| format!("address {l}")));
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    traces.extend(sockets.lines().filter(|l| l.contains(&dir)).map(|l| format!("socket {l}")));
     traces
 }
 

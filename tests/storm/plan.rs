@@ -166,7 +166,7 @@ fn stream(seed: u64, number: u64) -> StdRng {
 
 /// Namespace and name.
 pub(crate) fn name(actor: Actor) -> (&'static str, String) {
-    (if actor % 2 == 0 { "gale" } else { "squall" }, format!("a{actor:02}"))
+    (if actor.is_multiple_of(2) { "gale" } else { "squall" }, format!("a{actor:02}"))
 }
 
 /// Where clients ask for it.

@@ -70,7 +70,7 @@ pub(crate) async fn run(plan: &Plan) -> (History, String) {
     let history = shared.recorder.finish();
     if std::env::var_os("STORM_KEEP").is_some() {
         cluster.dir.disable_cleanup(true);
-        eprintln!("kept {:?}", cluster.dir.path());
+        println!("storm: the data stays in {}", cluster.data_dir().display());
     }
     let log = cluster.log_text();
     cluster.stop().await;
