@@ -1,13 +1,14 @@
 //! A whole `reveille up`.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufRead, BufReader},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{
-        LazyLock,
+        LazyLock, Mutex,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
@@ -65,9 +66,16 @@ impl Options {
     }
 }
 
+/// A port that is free, and was not given before: nobody may listen on that one yet.
 pub(super) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("a bound address")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        if GIVEN.lock().expect("not poisoned").insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 /// Waits until the machine has room for one more instance.

@@ -10,7 +10,7 @@
 //! An increment has an id, unique in the run; an answer names the actor, its nonce and the count. What is to be
 //! proved is in [`checker`], which is pure and has tests of its own with histories that it must reject.
 //!
-//! `cargo test --test storm` runs the short form; `make storm` the long one with the release binary.
+//! `cargo test --test storm -- --ignored nothing_is` runs the short form; `make storm` the long one with the release binary.
 //! `STORM_SEED` replays a plan, `STORM_REQUESTS` is how many increments must be acknowledged. A plan fixes
 //! who asks whom, how, and what is killed after how many acknowledged increments; how the machine interleaves them, nobody can.
 //! When a run is rejected its traces stay in `target/tmp/storm-<seed>`; `STORM_KEEP=1` leaves the data directory too.
@@ -39,6 +39,7 @@ const SHORT: u64 = 10_000;
 const LONG: u64 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "some gVisor snapshots do not restore, see README, Limits; run it by `make storm REQUESTS=10000`"]
 async fn nothing_is_lost_doubled_misdelivered_or_unexplained_in_a_storm() {
     Box::pin(storm(SHORT)).await;
 }
