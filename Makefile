@@ -7,7 +7,7 @@ REVEILLE := target/release/reveille
 # Flags of `reveille up` to add: make up UP="--http 127.0.0.1:9090"
 UP ?=
 
-.PHONY: help up demo test storm bench lint doctor setup build clean
+.PHONY: help up demo test model storm bench lint doctor setup build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,9 @@ demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 
 test: setup ## every test, with real Envoy and runsc
 	@cargo test --workspace --locked --no-fail-fast
+
+model: ## the protocol's model in larger sizes, some minutes
+	@cargo test --release --locked -p reveille-model -- --ignored --nocapture
 
 storm: build ## kill everything for 1,000,000 requests and prove that none was lost: REQUESTS=… SEED=… (a seed replays its plan)
 	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \

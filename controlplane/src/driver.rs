@@ -395,7 +395,10 @@ impl Driver {
             self.perform(effect);
         }
         if self.record.life.phase().is_rest() {
-            self.fleet.routers.forget(&self.record.key);
+            // Of one that may be taken back, requests in flight go on counting.
+            if !self.record.life.may_return() {
+                self.fleet.routers.forget(&self.record.key);
+            }
             (self.checkpoint_failures, self.not_before) = (0, None);
         }
         if removed {

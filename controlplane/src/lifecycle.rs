@@ -56,7 +56,7 @@ pub use event::{Asker, Cause, Effect, Event, Kind, Note, Rules, Serving, StayedU
 use crate::clock::Moment;
 
 /// What the machine knows of one actor. Stored as it is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Actor {
     /// Of the last activation asked for; 0 before the first.
     pub epoch: Epoch,
@@ -71,7 +71,7 @@ pub struct Actor {
 }
 
 /// Where an actor stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// It holds no worker.
     Rest(Rest),
@@ -88,7 +88,7 @@ pub enum State {
 }
 
 /// At rest, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Rest {
     /// Asleep, or never woken yet.
     Suspended,
@@ -101,7 +101,7 @@ pub enum Rest {
 }
 
 /// How a process was lost.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Lost {
     /// For the operator.
     pub message: String,
@@ -112,7 +112,7 @@ pub struct Lost {
 }
 
 /// An activation on a node that fell silent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Survivor {
     /// What it was.
     pub activation: Activation,
@@ -121,7 +121,7 @@ pub struct Survivor {
 }
 
 /// Why the last wake failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failed {
     /// What callers are told.
     pub reason: Reason,
@@ -130,7 +130,7 @@ pub struct Failed {
 }
 
 /// Being woken.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Waking {
     /// What it is woken from.
     pub source: Source,
@@ -139,7 +139,7 @@ pub struct Waking {
 }
 
 /// How far a wake is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stage {
     /// Waits for a worker. Without one it is back at this rest.
     Placing(Rest),
@@ -153,7 +153,7 @@ pub enum Stage {
 }
 
 /// What an activation is made from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// Nothing: its first start.
     Cold,
@@ -166,7 +166,7 @@ pub enum Source {
 }
 
 /// Serving.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Running {
     /// What serves.
     pub activation: Activation,
@@ -175,7 +175,7 @@ pub struct Running {
 }
 
 /// Its binding is revoked; requests in flight finish.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Draining {
     /// What still serves them.
     pub activation: Activation,
@@ -188,7 +188,7 @@ pub struct Draining {
 }
 
 /// The node takes a snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Checkpointing {
     /// What is being saved.
     pub activation: Activation,
@@ -205,14 +205,14 @@ pub struct Checkpointing {
 }
 
 /// Everything of it goes away.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Deleting {
     /// The activation to destroy.
     pub place: Option<Place>,
 }
 
 /// What a way down ends in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Goal {
     /// Asleep.
     Suspend,
@@ -230,7 +230,7 @@ pub struct Place {
 }
 
 /// One stay on a worker that has served.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Activation {
     /// Where.
     pub place: Place,
@@ -243,7 +243,7 @@ pub struct Activation {
 }
 
 /// A committed snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Its name.
     pub id: String,
@@ -350,6 +350,15 @@ impl Actor {
             State::Checkpointing(c) => Some(Deadline::Checkpoint(c.snapshot.clone(), c.resuming)),
             State::Deleting(_) => Some(Deadline::Purge),
         }
+    }
+
+    /// True when its activation is out of reach and may be taken back.
+    pub fn may_return(&self) -> bool {
+        let rest = match &self.state {
+            State::Rest(rest) | State::Waking(Waking { stage: Stage::Placing(rest), .. }) => rest,
+            _ => return false,
+        };
+        rest.lost().is_some_and(|lost| lost.unreachable.is_some())
     }
 
     /// As it is stored: a wake that has no worker yet is still at rest.

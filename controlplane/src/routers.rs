@@ -187,11 +187,14 @@ impl Routers {
             let known = inner.actors.get_mut(&actor).filter(|usage| usage.epoch == epoch);
             let valid = known.is_some_and(|usage| {
                 usage.report(router, binding.in_flight, now.minus(ms(binding.idle_ms)));
-                usage.hold(router, term)
+                usage.held(router, term)
             });
             if !valid {
-                let pending = inner.actors.get(&actor).and_then(|u| u.remaining(epoch, now));
-                let drain_ms = pending.map_or(0, millis);
+                let usage = inner.actors.get(&actor).filter(|usage| usage.epoch == epoch);
+                // A drain that is about to begin brings its own deadline: an answer to this must not pass for its.
+                let left =
+                    |usage: &Usage| usage.remaining(now).unwrap_or(self.timings.router_grace);
+                let drain_ms = usage.map_or(0, |usage| millis(left(usage)));
                 inner.send(router, revoke(&actor, epoch, term, drain_ms), now);
             }
         }

@@ -82,7 +82,7 @@ impl Activation {
         self.requests.fetch_add(n.into(), SeqCst);
     }
 
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         self.last_ms.store(self.clock.now_ms(), SeqCst);
         if self.in_flight.fetch_sub(1, SeqCst) == 1 {
             self.at_rest.notify_waiters();

@@ -99,6 +99,15 @@ impl<W> Actor<W> {
         }
     }
 
+    /// What a control plane that restarted has to be told: the binding, and activations given up that still have requests
+    /// in flight. Whatever terms those had are revoked, so the lowest stands for them.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (Version, &Arc<Activation>)> {
+        let bound = self.binding().map(|binding| (binding.version(), &binding.activation));
+        let older = self.older.iter().filter(|activation| activation.in_flight() > 0);
+        let older = older.map(|a| (Version { epoch: a.epoch(), term: 0 }, a));
+        bound.into_iter().chain(older)
+    }
+
     /// Requests that wait.
     pub(crate) fn parked(&self) -> usize {
         match &self.state {
@@ -208,5 +217,7 @@ impl<W> Actor<W> {
     }
 }
 
+#[cfg(feature = "model")]
+pub mod model;
 #[cfg(test)]
 mod tests;

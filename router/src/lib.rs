@@ -52,4 +52,7 @@ mod table;
 mod tests;
 mod wake;
 
+#[cfg(feature = "model")]
+#[doc(hidden)]
+pub use actor::model;
 pub use app::{Addrs, App, BuildError, Config, Error, Https};

@@ -264,9 +264,13 @@ impl Table {
         lock(&self.policies).insert(key, Policy { max_parked, park });
     }
 
-    /// Bindings held, as the control plane is told after a new session began.
+    /// Bindings held and requests in flight, as the control plane is told after a new session began.
     pub(crate) fn held(&self) -> Vec<proto::HeldBinding> {
-        self.bindings(usize::MAX).iter().map(|binding| held(binding)).collect()
+        let mut all = Vec::new();
+        for actor in &self.actors {
+            all.extend(actor.held().map(|(version, activation)| held(version, activation)));
+        }
+        all
     }
 
     /// Some bindings.
@@ -302,12 +306,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn held(binding: &Binding) -> proto::HeldBinding {
+fn held(version: Version, activation: &Activation) -> proto::HeldBinding {
     proto::HeldBinding {
-        actor: Some(binding.activation.actor().into()),
-        epoch: binding.activation.epoch().0,
-        term: binding.term,
-        in_flight: binding.activation.in_flight(),
-        idle_ms: binding.activation.idle_ms(),
+        actor: Some(activation.actor().into()),
+        epoch: version.epoch.0,
+        term: version.term,
+        in_flight: activation.in_flight(),
+        idle_ms: activation.idle_ms(),
     }
 }

@@ -23,7 +23,7 @@ pub enum Asker {
 }
 
 /// Why an actor goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cause {
     /// Asked for. Requests in flight get until the drain deadline.
     User,

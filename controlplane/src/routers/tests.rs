@@ -146,7 +146,7 @@ async fn stale_holdings_are_answered_with_a_revoke_and_good_ones_are_kept() {
     rig.tracked(3);
     let (_, mut commands) = rig.connect("r1", "i1");
     rig.held("r1", 1, 2, false);
-    assert_eq!(revoked(&mut commands).await, (1, 2, 0));
+    assert_eq!(revoked(&mut commands).await, (1, 2, 60_000));
     rig.held("r1", 0, 9, false);
     assert_eq!(revoked(&mut commands).await, (0, 9, 0));
     rig.held("r1", 1, 3, true);
@@ -197,6 +197,45 @@ async fn after_a_restart_known_routers_are_awaited_for_a_while() {
     tokio::join!(after.routers.settle(), after.routers.settled());
     assert_eq!(begun.elapsed(), Timings::default().settle);
     assert!(matches!(after.routers.usage(&actor()), Use::Quiet(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_flight_over_a_restart_keep_the_time_of_the_drain_that_is_taken_up() {
+    let before = rig();
+    let (_, _kept) = before.connect("r1", "i1");
+    let after = rig_on(before.records.clone());
+    // The suspend of term 0 was under way, and is again.
+    after.tracked(1);
+    let mut drain = after.drain(0, 30 * S);
+    let (_, mut commands) = after.connect("r1", "i1");
+    after.held("r1", 1, 0, true);
+    let (_, _, drain_ms) = revoked(&mut commands).await;
+    assert!(
+        drain_ms >= 30_000,
+        "{drain_ms}: the router would answer before its requests have ended"
+    );
+    assert_eq!(revoked(&mut commands).await, (1, 0, 30_000));
+    assert!(drain.try_join_next().is_none());
+    after.ack("r1", 0, 0);
+    assert!(!drain.join_next().await.unwrap().unwrap().silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_taken_up_waits_for_a_router_that_still_has_the_binding_unused() {
+    let before = rig();
+    let (_, _kept) = before.connect("r1", "i1");
+    let after = rig_on(before.records.clone());
+    after.tracked(1);
+    let mut drain = after.drain(0, 30 * S);
+    let (_, _commands) = after.connect("r1", "i1");
+    let binding =
+        proto::HeldBinding { actor: Some((&actor()).into()), epoch: 1, ..Default::default() };
+    after.routers.held("r1", &proto::Held { bindings: vec![binding], complete: true });
+    tokio::time::sleep(S).await;
+    // It may send a request there until it has heard of the revoke.
+    assert!(drain.try_join_next().is_none());
+    after.ack("r1", 0, 0);
+    assert!(!drain.join_next().await.unwrap().unwrap().silent);
 }
 
 #[tokio::test(start_paused = true)]

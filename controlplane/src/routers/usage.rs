@@ -115,6 +115,12 @@ impl Usage {
         true
     }
 
+    /// It has this binding, revoked or not, and may use it until it acknowledges. False when this term is revoked.
+    pub(super) fn held(&mut self, router: &str, term: u64) -> bool {
+        self.routers.entry(router.to_owned()).or_default().holds = Some(term);
+        term >= self.valid_from
+    }
+
     pub(super) fn report(&mut self, router: &str, in_flight: u32, last_active: Moment) {
         self.routers.entry(router.to_owned()).or_default().in_flight = in_flight;
         self.last_active = self.last_active.max(last_active);
@@ -149,9 +155,8 @@ impl Usage {
     }
 
     /// What is left of the time that requests in flight have.
-    pub(super) fn remaining(&self, epoch: Epoch, now: Moment) -> Option<Duration> {
-        let drain = self.drain.as_ref().filter(|_| epoch == self.epoch)?;
-        Some(drain.until.since(now))
+    pub(super) fn remaining(&self, now: Moment) -> Option<Duration> {
+        self.drain.as_ref().map(|drain| drain.until.since(now))
     }
 
     /// Its process is gone, and every request it had in flight.

@@ -123,6 +123,20 @@ async fn a_control_plane_that_restarts_is_told_what_is_held_and_what_was_acknowl
 }
 
 #[tokio::test]
+async fn a_control_plane_that_restarts_is_told_of_requests_at_what_was_revoked() {
+    let (rig, mut fake, mut session) = Rig::in_session().await;
+    let long = rig.wake(&mut fake, 3, 2).await;
+    session.revoke(3, 2, 60_000).await;
+    eventually(1, || rig.router.revokes.len()).await;
+    drop(session);
+    let mut session = fake.session().await;
+    let (_, held) = session.greeting().await;
+    let held: Vec<_> = held.iter().map(|b| (b.epoch, b.term, b.in_flight)).collect();
+    assert_eq!(held, [(3, 0, 1)]);
+    drop((long, session));
+}
+
+#[tokio::test]
 async fn an_acknowledgement_said_again_tells_what_is_in_flight_by_then() {
     let (rig, mut fake, mut session) = Rig::in_session().await;
     let long = rig.wake(&mut fake, 1, 0).await;

@@ -185,6 +185,21 @@ async fn a_node_that_stays_away_loses_its_actors_and_gives_them_back_when_it_ret
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_in_flight_at_an_actor_that_was_out_of_reach_still_count_when_it_is_back() {
+    let mut world = World::new(1, "").await;
+    let key = world.create("a").await;
+    let router = world.router("r1", "i1");
+    world.wake_through(&router, &key).await.unwrap();
+    *router.in_flight.lock().unwrap() = (1, 0);
+    world.report(&router, &key, 1, 0);
+    world.node_leaves();
+    world.until(&key, Phase::Lost).await;
+    world.node_joins().await;
+    world.until(&key, Phase::Running).await;
+    assert_eq!(world.fleet.routers.usage(&key), crate::routers::Use::Busy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wake_that_waits_for_a_lost_node_gets_its_actor_back_alive() {
     let mut world = World::new(1, "").await;
     let key = world.create("a").await;
