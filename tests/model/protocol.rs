@@ -209,10 +209,10 @@ impl Protocol {
         }
         for (index, request) in world.requests.iter().enumerate() {
             match request.stage {
-                Stage::Parked(router) => {
-                    if world.left.leaves > 0 && world.routers[router].process == Process::Up {
-                        actions.push(A::CallerLeaves(index));
-                    }
+                Stage::Parked(router)
+                    if world.left.leaves > 0 && world.routers[router].process == Process::Up =>
+                {
+                    actions.push(A::CallerLeaves(index));
                 }
                 Stage::Told(_) => actions.push(A::RequestConnects(index)),
                 Stage::Arrived(_) => actions.push(A::RequestEnds(index)),

@@ -1,6 +1,8 @@
 //! [`Actor`] as a plain value, for a model checker: it can be cloned, compared and hashed, and every operation is the
 //! real machine's, rebuilt from the value before it and read back after it.
 
+#![expect(clippy::expect_used, reason = "only a checker is here, and it is to stop")]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;

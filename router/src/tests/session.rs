@@ -124,7 +124,7 @@ async fn a_control_plane_that_restarts_is_told_what_is_held_and_what_was_acknowl
 
 #[tokio::test]
 async fn a_control_plane_that_restarts_is_told_of_requests_at_what_was_revoked() {
-    let (rig, mut fake, mut session) = Rig::in_session().await;
+    let (rig, mut fake, session) = Rig::in_session().await;
     let long = rig.wake(&mut fake, 3, 2).await;
     session.revoke(3, 2, 60_000).await;
     eventually(1, || rig.router.revokes.len()).await;
