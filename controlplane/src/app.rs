@@ -12,8 +12,9 @@ use reveille_api::{
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::{body::Body, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::MapRequestLayer;
 
 use crate::{
     catalog::Catalog,
@@ -272,6 +273,7 @@ fn serve(
         };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .layer(counted(&fleet.metrics))
             .layer(authorize)
             .add_service(health.clone())
             .add_optional_service(reflection())
@@ -312,6 +314,16 @@ fn serve(
         }
     });
     (reporter, servers)
+}
+
+fn counted(
+    metrics: &Metrics,
+) -> MapRequestLayer<impl Fn(http::Request<Body>) -> http::Request<Body> + Clone + use<>> {
+    let metrics = metrics.clone();
+    MapRequestLayer::new(move |request: http::Request<Body>| {
+        metrics.called(request.uri().path());
+        request
+    })
 }
 
 /// The descriptors are made by our own build, so that they can always be read.

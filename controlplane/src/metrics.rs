@@ -34,6 +34,31 @@ struct ByPhase {
     phase: PhaseLabel,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByService {
+    service: ServiceLabel,
+}
+
+/// Whose calls they are: programs', node agents', routers', or those of a service of the servers' own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum ServiceLabel {
+    Control,
+    Nodes,
+    Routers,
+    Other,
+}
+
+impl ServiceLabel {
+    fn of(path: &str) -> Self {
+        match path.strip_prefix("/reveille.v1.").and_then(|rest| rest.split('/').next()) {
+            Some("Control") => Self::Control,
+            Some("Nodes") => Self::Nodes,
+            Some("Routers") => Self::Routers,
+            _ => Self::Other,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum Kind {
     ColdStart,
@@ -98,6 +123,7 @@ fn seconds() -> Histogram {
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    calls: Family<ByService, Counter>,
     wakes: Family<ByKind, Counter>,
     wake_failures: Family<ByReason, Counter>,
     wake_seconds: Family<ByPhase, Histogram, fn() -> Histogram>,
@@ -116,6 +142,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("reveille_controlplane");
         let metrics = Self {
+            calls: Family::default(),
             wakes: Family::default(),
             wake_failures: Family::default(),
             wake_seconds: Family::new_with_constructor(seconds),
@@ -129,6 +156,7 @@ impl Default for Metrics {
             registry: Arc::default(),
         };
         let m = &metrics;
+        registry.register("calls", "Calls that were begun, by service", m.calls.clone());
         registry.register("wakes", "Activations that came to serve", m.wakes.clone());
         registry.register("wake_failures", "Wakes that failed", m.wake_failures.clone());
         registry.register("wake_seconds", "Time of a wake, by phase", m.wake_seconds.clone());
@@ -144,6 +172,9 @@ impl Default for Metrics {
         registry.register("wakes_waiting", help, m.waiting.clone());
         registry.register("actors_active", "Actors that are not at rest", m.active.clone());
         // Series exist from the start, with zeros.
+        for path in ["/reveille.v1.Control/", "/reveille.v1.Nodes/", "/reveille.v1.Routers/", ""] {
+            drop(m.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }));
+        }
         for kind in [Kind::ColdStart, Kind::Restored] {
             drop(m.wakes.get_or_create(&ByKind { kind }));
         }
@@ -170,6 +201,11 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &registry);
         out
+    }
+
+    /// A call of the gRPC method at this path has begun. A session is one call, however much it says.
+    pub(crate) fn called(&self, path: &str) {
+        self.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }).inc();
     }
 
     pub(crate) fn woken(&self, wake: &LastWake) {

@@ -358,6 +358,7 @@ async fn metrics_are_there_from_the_start_and_reflection_names_the_services() {
         "reveille_controlplane_wakes_total{kind=\"Restored\"} 0",
         "reveille_controlplane_wake_failures_total{reason=\"no_capacity\"} 0",
         "reveille_controlplane_actors_active 0",
+        "reveille_controlplane_calls_total{service=\"Routers\"} 0",
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }
