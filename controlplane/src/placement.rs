@@ -29,6 +29,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use slots::Slot;
 pub use slots::{NodeSlots, WorkerView};
 
 /// The pool of every worker while no pool object exists.
@@ -89,6 +90,8 @@ pub struct Placement {
 struct Inner {
     pools: BTreeMap<String, WorkerPoolSpec>,
     nodes: BTreeMap<String, NodeSlots>,
+    /// By node: its workers, as the pools divide them.
+    slots: BTreeMap<String, Vec<Slot>>,
     /// By worker, also of nodes that are away.
     occupants: HashMap<String, Occupant>,
     /// One queue for each namespace; the first one's turn is next.
@@ -207,6 +210,7 @@ impl Placement {
         {
             let mut inner = self.inner();
             (inner.pools, inner.full) = (pools, false);
+            inner.divide();
         }
         self.pump();
     }
@@ -216,6 +220,7 @@ impl Placement {
         {
             let mut inner = self.inner();
             inner.nodes.insert(node.to_owned(), slots);
+            inner.divide();
             inner.full = false;
         }
         self.pump();

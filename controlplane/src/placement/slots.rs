@@ -33,9 +33,23 @@ pub struct WorkerView {
     pub occupant: Option<(ActorKey, Epoch, Status)>,
 }
 
+/// One worker and the pool it belongs to; nothing when no pool wants it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    place: Place,
+    pool: Option<String>,
+}
+
 impl Inner {
+    /// After a node or the pools have changed: asked for with every wake, and then not made anew.
+    pub(super) fn divide(&mut self) {
+        let divided =
+            self.nodes.iter().map(|(node, slots)| (node.clone(), self.pooled(node, slots)));
+        self.slots = divided.collect();
+    }
+
     /// Workers of a node with the pools they belong to.
-    fn pooled(&self, node: &str, slots: &NodeSlots) -> Vec<(Place, Option<&str>)> {
+    fn pooled(&self, node: &str, slots: &NodeSlots) -> Vec<Slot> {
         let mut pools = Vec::new();
         if self.pools.is_empty() {
             pools = vec![Some(DEFAULT_POOL); slots.workers as usize];
@@ -46,28 +60,34 @@ impl Inner {
             }
         }
         pools.resize(slots.workers as usize, None);
-        let place = |index| Place { node: node.to_owned(), worker: format!("{node}-{index}") };
-        pools.into_iter().enumerate().map(|(index, pool)| (place(index), pool)).collect()
+        let slot = |(index, pool): (usize, Option<&str>)| Slot {
+            place: Place { node: node.to_owned(), worker: format!("{node}-{index}") },
+            pool: pool.map(str::to_owned),
+        };
+        pools.into_iter().enumerate().map(slot).collect()
+    }
+
+    fn slots_of(&self, node: &str) -> &[Slot] {
+        self.slots.get(node).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Workers this wake may use, free or not, grouped by node.
-    pub(super) fn suitable(&self, request: &Request) -> Vec<(&str, Vec<Place>)> {
+    pub(super) fn suitable(&self, request: &Request) -> Vec<(&str, Vec<&Place>)> {
         let mut suitable = Vec::new();
         for (node, slots) in &self.nodes {
             let wanted = request.node.as_ref().is_none_or(|n| n == node);
             if !slots.ready || !wanted || !slots.runtimes.iter().any(|r| r == request.runtime) {
                 continue;
             }
-            let of_pool = |pool: Option<&str>| match pool {
-                Some(pool) => {
-                    let labels = self.pools.get(pool).map_or(&slots.labels, |spec| &spec.labels);
-                    request.selector.matches(labels)
-                }
-                None => false,
+            // Slots of one pool lie side by side.
+            let of_pool = |pool: &Option<String>| {
+                let Some(pool) = pool else { return false };
+                let labels = self.pools.get(pool).map_or(&slots.labels, |spec| &spec.labels);
+                request.selector.matches(labels)
             };
-            let workers = self.pooled(node, slots);
-            let workers: Vec<_> =
-                workers.into_iter().filter(|(_, pool)| of_pool(*pool)).map(|(p, _)| p).collect();
+            let pools = self.slots_of(node).chunk_by(|a, b| a.pool == b.pool);
+            let pools = pools.filter(|pool| pool.first().is_some_and(|slot| of_pool(&slot.pool)));
+            let workers: Vec<_> = pools.flatten().map(|slot| &slot.place).collect();
             if !workers.is_empty() {
                 suitable.push((node.as_str(), workers));
             }
@@ -78,9 +98,9 @@ impl Inner {
     /// True when some worker of a ready node has no occupant, whoever may use it.
     pub(super) fn any_free(&self) -> bool {
         let mut ready = self.nodes.iter().filter(|(_, slots)| slots.ready);
-        ready.any(|(node, slots)| {
-            let mut workers = self.pooled(node, slots).into_iter();
-            workers.any(|(p, pool)| pool.is_some() && !self.occupants.contains_key(&p.worker))
+        ready.any(|(node, _)| {
+            let mut slots = self.slots_of(node).iter().filter(|slot| slot.pool.is_some());
+            slots.any(|slot| !self.occupants.contains_key(&slot.place.worker))
         })
     }
 
@@ -92,8 +112,8 @@ impl Inner {
             workers
         });
         // The first of equals, as `max_by_key` would not choose.
-        let most = free.rev().max_by_key(Vec::len)?;
-        most.into_iter().min_by_key(|place| self.freed.get(&place.worker).copied().unwrap_or(0))
+        let most = free.rev().max_by_key(Vec::len)?.into_iter();
+        most.min_by_key(|place| self.freed.get(&place.worker).copied().unwrap_or(0)).cloned()
     }
 
     pub(super) fn explain(&self, request: &Request) -> String {
@@ -120,10 +140,10 @@ impl Inner {
     pub(super) fn workers(&self) -> Vec<WorkerView> {
         let mut views = Vec::new();
         for (node, slots) in &self.nodes {
-            for (place, pool) in self.pooled(node, slots) {
+            for Slot { place, pool } in self.slots_of(node) {
                 let occupant = self.occupants.get(&place.worker);
                 let occupant = occupant.map(|o| (o.actor.clone(), o.epoch, o.status));
-                let pool = pool.map(str::to_owned);
+                let (place, pool) = (place.clone(), pool.clone());
                 views.push(WorkerView { place, pool, ready: slots.ready, occupant });
             }
         }
