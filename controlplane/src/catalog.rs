@@ -12,7 +12,6 @@ use reveille_api::{
         template::{Rootfs, Runtime},
     },
 };
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     clock::unix_ms,
@@ -23,11 +22,12 @@ use crate::{
 
 type TemplateKey = (String, String);
 
-/// What was declared. Written by one caller at a time, read without waiting.
+/// What was declared. Read without waiting; templates and pools are written by one caller at a time, actors created by
+/// many, but not while a template may be going.
 pub struct Catalog {
     templates: RwLock<HashMap<TemplateKey, Arc<TemplateRecord>>>,
     pools: RwLock<BTreeMap<String, WorkerPoolSpec>>,
-    writing: Mutex<()>,
+    writing: tokio::sync::RwLock<()>,
     records: Records,
     events: Events,
     ladder: Ladder,
@@ -95,7 +95,7 @@ impl Catalog {
         Ok(Self {
             templates: RwLock::new(templates),
             pools: RwLock::new(pools),
-            writing: Mutex::default(),
+            writing: Default::default(),
             records,
             events,
             ladder,
@@ -160,7 +160,7 @@ impl Catalog {
         name: String,
         spec: ActorTemplateSpec,
     ) -> Result<Outcome, Error> {
-        let _turn = self.turn().await;
+        let _alone = self.writing.write().await;
         let current = self.template(&namespace, &name);
         let (outcome, generation, created_unix_ms) = match &current {
             Some(current) if current.spec == spec => return Ok(Outcome::Unchanged),
@@ -176,7 +176,7 @@ impl Catalog {
     }
 
     async fn put_pool(&self, name: String, spec: WorkerPoolSpec) -> Result<Outcome, Error> {
-        let _turn = self.turn().await;
+        let _alone = self.writing.write().await;
         let outcome = match self.pools().get(&name) {
             Some(current) if *current == spec => return Ok(Outcome::Unchanged),
             Some(_) => Outcome::Configured,
@@ -192,7 +192,7 @@ impl Catalog {
     /// Creates an actor. It does not run until something wants it.
     pub async fn create(&self, key: &ActorKey, template: &str) -> Result<ActorRecord, Error> {
         // No template is deleted meanwhile.
-        let _turn = self.turn().await;
+        let _with_others = self.writing.read().await;
         if self.template(key.namespace(), template).is_none() {
             let (namespace, name) = (key.namespace().to_owned(), template.to_owned());
             return Err(Error::NoTemplate { namespace, name });
@@ -211,7 +211,7 @@ impl Catalog {
 
     /// Removes a template that no actor has. False when there is none.
     pub async fn delete_template(&self, namespace: &str, name: &str) -> Result<bool, Error> {
-        let _turn = self.turn().await;
+        let _alone = self.writing.write().await;
         if self.template(namespace, name).is_none() {
             return Ok(false);
         }
@@ -224,10 +224,6 @@ impl Catalog {
         let mut templates = self.templates.write().unwrap_or_else(PoisonError::into_inner);
         templates.remove(&(namespace.to_owned(), name.to_owned()));
         Ok(true)
-    }
-
-    async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().await
     }
 
     /// Within the one ladder of timeouts that all parts were started with.

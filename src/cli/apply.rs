@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+use futures::{StreamExt, stream};
 use reveille_api::{
     manifest::{self, Manifest, Spec},
     proto::{ApplyRequest, apply_reply::Outcome},
@@ -15,6 +16,9 @@ use crate::{
     error::{Error, Result},
     output,
 };
+
+/// Actors that are applied at a time: what waits for the control plane's disk shares its next write.
+const AT_A_TIME: usize = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,9 +43,19 @@ impl Args {
     pub(crate) async fn run(self) -> Result {
         let manifests = read_all(&self.file)?;
         let mut control = self.server.connect().await?;
-        for manifest in manifests {
+        let is_actor = |manifest: &Manifest| matches!(manifest.spec, Spec::Actor(_));
+        let (actors, others): (Vec<_>, Vec<_>) = manifests.into_iter().partition(is_actor);
+        for manifest in others {
             let line = apply(&mut control, &manifest).await?;
             output::print(&format!("{line}\n"))?;
+        }
+        let actors = actors.iter().map(|actor| {
+            let mut control = control.clone();
+            async move { apply(&mut control, actor).await }
+        });
+        let mut lines = stream::iter(actors).buffered(AT_A_TIME);
+        while let Some(line) = lines.next().await {
+            output::print(&format!("{}\n", line?))?;
         }
         Ok(())
     }
