@@ -34,9 +34,9 @@ storm: build ## kill everything for 1,000,000 requests and prove that none was l
 	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \
 	  cargo test --release --locked --quiet --test storm -- --ignored --nocapture nor_in_a_long_one
 
-bench: build ## measure against plain Envoy and bare runsc, side by side
+bench: build ## measure beside plain Envoy and bare runsc; ONLY="warm crowd" for some figures, JSON=FILE for programs
 	@deploy/setup.sh wrk
-	@cargo bench --quiet --bench bench
+	@cargo bench --quiet --bench bench -- $(ONLY) $(if $(JSON),--json $(JSON))
 
 lint: ## formats and lints, as in CI
 	@cargo fmt --all --check

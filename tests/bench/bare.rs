@@ -38,12 +38,13 @@ pub(crate) struct Bare {
     dir: TempDir,
     snapshots: PathBuf,
     shell: Child,
-    commands: ChildStdin,
+    /// Until it is dropped.
+    commands: Option<ChildStdin>,
 }
 
 impl Bare {
-    /// The actor must be running: its bundle is copied.
-    pub(crate) async fn new(cluster: &Cluster) -> Result<Self> {
+    /// The actor, of namespace `demo`, must be the one that runs: its bundle is copied.
+    pub(crate) async fn new(cluster: &Cluster, actor: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let node = cluster.data_dir().join("node");
         let bundle = only_entry(&node.join("bundles"))?;
@@ -64,7 +65,8 @@ impl Bare {
             .context("unshare")?;
         let mut commands = shell.stdin.take().context("a pipe")?;
         writeln!(commands, "mount -t tmpfs -o ro tmpfs /proc/sys/net")?;
-        Ok(Self { dir, snapshots: node.join("snapshots/demo/counter"), shell, commands })
+        let commands = Some(commands);
+        Ok(Self { dir, snapshots: node.join("snapshots/demo").join(actor), shell, commands })
     }
 
     /// From the start of `runsc restore` to the end of the first answer.
@@ -85,29 +87,38 @@ impl Bare {
         let inside = INSIDE.trim_end_matches("/24");
         ip(&["neigh", "replace", inside, "lladdr", INSIDE_MAC, "nud", "permanent", "dev", LINK])?;
         let image = only_entry(&self.snapshots)?;
-        let runsc = format!("{} {FLAGS} --root={}", runsc(), self.dir.path().display());
+        let runsc = self.runsc();
         let bundle = self.dir.path().join("bundle");
         let begun = Instant::now();
-        writeln!(
-            self.commands,
+        self.run(&format!(
             "{runsc} restore --detach --bundle={} --image-path={} {ID} </dev/null 2>{}",
             bundle.display(),
             image.display(),
             self.dir.path().join("stderr").display()
-        )?;
+        ))?;
         let answered = timeout(LIMIT, first_answer()).await;
         let took = begun.elapsed();
         let stderr = self.dir.path().join("stderr");
         if answered.is_err() {
             bail!("no answer: {}", fs::read_to_string(stderr).unwrap_or_default());
         }
-        self.delete(&runsc).await?;
+        self.delete().await?;
         Ok(took)
     }
 
-    async fn delete(&mut self, runsc: &str) -> Result<()> {
+    fn runsc(&self) -> String {
+        let runsc = repository().join(".deps/bin/runsc");
+        format!("{} {FLAGS} --root={}", runsc.display(), self.dir.path().display())
+    }
+
+    fn run(&mut self, command: &str) -> Result<()> {
+        let commands = self.commands.as_mut().context("it is being dropped")?;
+        writeln!(commands, "{command}").context("the shell has ended")
+    }
+
+    async fn delete(&mut self) -> Result<()> {
         let done = self.dir.path().join("deleted");
-        writeln!(self.commands, "{runsc} delete --force {ID}; touch {}", done.display())?;
+        self.run(&format!("{} delete --force {ID}; touch {}", self.runsc(), done.display()))?;
         let end = Instant::now() + LIMIT;
         while !done.exists() {
             ensure!(Instant::now() < end, "the bare sandbox was not deleted");
@@ -121,7 +132,10 @@ impl Bare {
 
 impl Drop for Bare {
     fn drop(&mut self) {
-        let _ = self.shell.kill();
+        // There may be none: one that did not answer is still there.
+        let _ = self.run(&format!("{} delete --force {ID} 2>/dev/null", self.runsc()));
+        // The shell ends with its input.
+        self.commands = None;
         let _ = self.shell.wait();
         remove_network();
     }
@@ -130,10 +144,6 @@ impl Drop for Bare {
 /// As the node has them.
 const FLAGS: &str = "--platform=systrap --network=sandbox --overlay2=root:memory --ignore-cgroups=true \
                      --net-disconnect-ok=true";
-
-fn runsc() -> String {
-    repository().join(".deps/bin/runsc").display().to_string()
-}
 
 /// The snapshot or bundle there is; the newest, if the one before it is kept.
 fn only_entry(dir: &Path) -> Result<PathBuf> {

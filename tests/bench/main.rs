@@ -1,10 +1,17 @@
-//! `make bench`: what Reveille adds, beside the bare parts, in one run.
+//! `make bench`: the figures, each beside the bare part it is about.
 //!
-//! * a wake, from the request to its first byte, beside bare `runsc restore` to the first answer of the same snapshot;
-//! * warm requests/s, beside plain Envoy with the same listener, no filter, and the same actor behind it.
+//! | figure | measures | beside |
+//! | --- | --- | --- |
+//! | `wake` | a request to a sleeping actor until its first byte; what of it no phase explains | bare `runsc restore` |
+//! | `warm` | requests/s, CPU time of each part, calls to the control plane | plain Envoy; Envoy with an ext_proc that only echoes |
+//! | `latency` | what is added at 1,000 requests/s, sent when the clock says so | the same |
+//! | `crowd` | 1,000 requests at once on one sleeping actor | bare `runsc restore` |
+//! | `wakes` | wakes/s of router and control plane with a node that does nothing | |
+//! | `memory` | bytes of a parked request and of a binding | |
+//! | `quiet` | CPU time of every part while nothing happens; applying and listing 10,000 actors | |
 //!
-//! Runs are interleaved and medians are shown, so that a busy machine hits both sides. `--json FILE` writes the
-//! figures for programs.
+//! Rounds are interleaved and compared round by round: what else the machine does hits both sides. Nothing here fails
+//! because something took long; the result says which reach was met.
 
 #![allow(clippy::expect_used)]
 
@@ -12,116 +19,126 @@
 mod harness;
 
 mod bare;
+mod cpu;
+mod crowd;
+mod echo;
+mod figure;
+mod http;
+mod latency;
+mod memory;
+mod node;
+mod plain;
+mod quiet;
+mod wake;
+mod wakes;
 mod warm;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result};
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use clap::{Parser, ValueEnum};
 use harness::{
+    client::Client,
     cluster::{Cluster, Options},
     machine_can_run_it,
     manifest::Manifests,
 };
-use serde::Serialize;
-use tokio::time::Instant;
 
 const HOST: &str = "counter.demo.actors.localhost";
-const WAKES: usize = 21;
-const LOADS: usize = 5;
 
-/// One line of the result: ours beside the bare part.
-#[derive(Debug, Serialize)]
-struct Figure {
-    what: &'static str,
-    unit: &'static str,
-    bare: f64,
-    reveille: f64,
-    /// What the line is about: a difference for times, a ratio for rates.
-    verdict: String,
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Figure {
+    Wake,
+    Warm,
+    Latency,
+    Crowd,
+    Wakes,
+    Memory,
+    Quiet,
+}
+
+/// Measures Reveille beside the bare parts
+#[derive(Parser, Debug)]
+struct Args {
+    /// Which figures [default: all]
+    figures: Vec<Figure>,
+    /// Writes them for programs too; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Serves the echo of [`plain`] there, and does nothing else
+    #[arg(long, hide = true, value_name = "SOCKET")]
+    echo: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let args = Args::parse();
+    if let Some(socket) = args.echo {
+        return echo::serve(&socket).await;
+    }
     if !machine_can_run_it("the benchmark") {
         std::process::exit(1);
     }
+    let figures = match args.figures.as_slice() {
+        [] => Figure::value_variants(),
+        some => some,
+    };
+    let mut lines = Vec::new();
+    for figure in figures {
+        lines.extend(match figure {
+            Figure::Wake => wake::run().await?,
+            Figure::Warm => warm::run().await?,
+            Figure::Latency => latency::run().await?,
+            Figure::Crowd => crowd::run().await?,
+            Figure::Wakes => wakes::run().await?,
+            Figure::Memory => memory::run()?,
+            Figure::Quiet => quiet::run().await?,
+        });
+    }
+    match &args.json {
+        Some(to) if to.as_os_str() == "-" => eprintln!("{}", figure::table(&lines)),
+        _ => println!("{}", figure::table(&lines)),
+    }
+    args.json.map_or(Ok(()), |to| figure::write_json(&lines, &to))
+}
+
+/// A whole `up` with the demo's counter, and a config file with these lines.
+async fn one_counter(config: &str) -> Result<Cluster> {
     let manifests =
         Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
-    let cluster = Cluster::start(Options::new(manifests)).await;
-    let figures = measure(&cluster).await;
-    cluster.stop().await;
-    report(&figures?)
+    start(manifests, config).await
 }
 
-async fn measure(cluster: &Cluster) -> Result<Vec<Figure>> {
-    Ok(vec![wakes(cluster).await?, rates(cluster).await?])
+async fn start(manifests: Manifests, config: &str) -> Result<Cluster> {
+    // Read while `up` starts.
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(&file, config)?;
+    let extra = vec!["--config".into(), file.path().display().to_string()];
+    Ok(Cluster::start(Options { extra, ..Options::new(manifests) }).await)
 }
 
-async fn wakes(cluster: &Cluster) -> Result<Figure> {
-    cluster.client.get(HOST, "/").await.count();
-    let mut bare = bare::Bare::new(cluster).await?;
-    let (mut alone, mut ours) = (Vec::new(), Vec::new());
-    for round in 0..WAKES {
-        cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
-        alone.push(bare.restore().await.context("a bare restore")?);
-        let begun = Instant::now();
-        cluster.client.get(HOST, "/").await.count();
-        ours.push(begun.elapsed());
-        eprintln!("wake {}/{WAKES}: bare {:?}, ours {:?}", round + 1, alone[round], ours[round]);
-    }
-    let (bare, reveille) = (millis(median(alone)), millis(median(ours)));
-    let verdict = format!("{:+.1} ms", reveille - bare);
-    Ok(Figure { what: "wake: request to first byte", unit: "ms", bare, reveille, verdict })
+/// Nobody listens there yet.
+fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-async fn rates(cluster: &Cluster) -> Result<Figure> {
-    cluster.client.get(HOST, "/").await.count();
-    let actor = cluster.actor("demo", "counter").await;
-    let endpoint = actor["endpoint"].as_str().context("a running actor has an endpoint")?;
-    let plain = warm::PlainEnvoy::start(endpoint.parse()?).await?;
-    let (mut alone, mut ours) = (Vec::new(), Vec::new());
-    for round in 0..LOADS {
-        alone.push(warm::requests_per_second(plain.address, HOST).await?);
-        ours.push(warm::requests_per_second(cluster.http, HOST).await?);
-        eprintln!("load {}/{LOADS}: plain {:.0}, ours {:.0}", round + 1, alone[round], ours[round]);
-    }
-    let (bare, reveille) = (median_rate(alone), median_rate(ours));
-    let verdict = format!("ratio {:.2}", reveille / bare);
-    Ok(Figure { what: "warm requests, 32 connections", unit: "1/s", bare, reveille, verdict })
+/// Calls that the control plane was asked for so far, by whomever.
+async fn controlplane_calls(metrics: SocketAddr) -> Result<f64> {
+    let text = Client::new(metrics).get("controlplane", "/metrics").await.text();
+    let series = text.lines().filter(|line| line.starts_with("reveille_controlplane_calls_total"));
+    let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    values.reduce(|a, b| a + b).context("the control plane counts no calls")
 }
 
-fn median(mut values: Vec<Duration>) -> Duration {
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
-fn median_rate(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-fn report(figures: &[Figure]) -> Result<()> {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["median", "bare", "Reveille", ""]);
-    for figure in figures {
-        let cell = |value: f64| format!("{value:.1} {}", figure.unit);
-        table.add_row([
-            figure.what.to_owned(),
-            cell(figure.bare),
-            cell(figure.reveille),
-            figure.verdict.clone(),
-        ]);
-    }
-    println!("{table}");
-    let mut args = std::env::args().skip_while(|arg| arg != "--json").skip(1);
-    if let Some(file) = args.next().map(PathBuf::from) {
-        std::fs::write(&file, serde_json::to_vec_pretty(figures)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
-    Ok(())
+/// One of Envoy's counters.
+async fn envoy_counter(admin: SocketAddr, name: &str) -> Result<u64> {
+    let answer = Client::new(admin).get("admin", &format!("/stats?filter=^{name}$")).await.text();
+    let value = answer.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix(": "));
+    value.and_then(|value| value.parse().ok()).with_context(|| format!("{name}: {answer:?}"))
 }

@@ -1,90 +1,126 @@
-//! Plain Envoy, and the load on either.
+//! Warm requests/s beside plain Envoy and beside an ext_proc that only echoes; what each costs, and the calls made.
 
-use std::{
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    time::Duration,
+use std::{net::SocketAddr, process::Command};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    HOST, controlplane_calls,
+    cpu::Used,
+    figure::{How, Line, Reach},
+    free_address,
+    harness::cluster::Cluster,
+    one_counter,
+    plain::Plain,
 };
 
-use anyhow::{Context, Result};
-use tempfile::TempDir;
-use tokio::net::TcpStream;
+const NAME: &str = "warm";
+const ROUNDS: usize = 5;
+const SECONDS: u32 = 3;
+const OF_PLAIN: f64 = 0.42;
 
-use crate::harness::{eventually, repository};
-
-/// Envoy with one listener, no filter but the router, and the actor as its one upstream.
-pub(crate) struct PlainEnvoy {
-    pub(crate) address: SocketAddr,
-    child: Child,
-    _dir: TempDir,
+pub(crate) async fn run() -> Result<Vec<Line>> {
+    let metrics = free_address()?;
+    let config = format!("[envoy]\nconcurrency = 1\n[controlplane]\nmetrics = \"{metrics}\"\n");
+    let cluster = one_counter(&config).await?;
+    let outcome = measure(&cluster, metrics).await;
+    cluster.stop().await;
+    outcome
 }
 
-impl PlainEnvoy {
-    pub(crate) async fn start(upstream: SocketAddr) -> Result<Self> {
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let dir = tempfile::tempdir()?;
-        let file = dir.path().join("envoy.yaml");
-        std::fs::write(&file, config(address, upstream))?;
-        let child = Command::new(repository().join(".deps/bin/envoy"))
-            .args(["--disable-hot-restart", "--log-level", "error", "-c"])
-            .arg(&file)
-            .stdout(Stdio::null())
-            .spawn()
-            .context("plain Envoy")?;
-        eventually("plain Envoy listens", Duration::from_secs(20), || TcpStream::connect(address))
-            .await;
-        Ok(Self { address, child, _dir: dir })
+/// One side of the comparison.
+#[derive(Default)]
+struct Side {
+    rates: Vec<f64>,
+    /// Of Envoy, for each request, in microseconds.
+    envoy: Vec<f64>,
+    /// Of what it asks.
+    asked: Vec<f64>,
+}
+
+impl Side {
+    fn push(&mut self, load: Load, (envoy, asked): (f64, f64)) {
+        self.rates.push(load.rate);
+        self.envoy.push(envoy / load.requests);
+        self.asked.push(asked / load.requests);
     }
 }
 
-impl Drop for PlainEnvoy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+async fn measure(cluster: &Cluster, metrics: SocketAddr) -> Result<Vec<Line>> {
+    cluster.client.get(HOST, "/").await.count();
+    let endpoint = endpoint(cluster).await?;
+    let plain = Plain::start(endpoint).await?;
+    let echo = Plain::with_echo(endpoint).await?;
+    let (mut alone, mut echoed, mut ours) = <(Side, Side, Side)>::default();
+    let (mut sandbox, mut calls) = (Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        for (side, envoy) in [(&mut alone, &plain), (&mut echoed, &echo)] {
+            let before = envoy.used();
+            let load = wrk(envoy.address).await?;
+            let used = envoy.used();
+            side.push(load, (used.0 - before.0, used.1 - before.1));
+        }
+        let (called, before) = (controlplane_calls(metrics).await?, Used::by(cluster));
+        let load = wrk(cluster.http).await?;
+        let used = Used::by(cluster).since(before);
+        calls.push((controlplane_calls(metrics).await? - called) / load.requests);
+        sandbox.push(used.sandboxes / load.requests);
+        ours.push(load, (used.envoy, used.router));
+        let last = |side: &Side| side.rates[round - 1];
+        eprintln!(
+            "{NAME} {round}/{ROUNDS}: plain {:.0}/s, echo {:.0}/s, Reveille {:.0}/s",
+            last(&alone),
+            last(&echoed),
+            last(&ours)
+        );
     }
+    let beside = |what, unit, bare: &[f64], ours: &[f64]| {
+        Line::beside(NAME, what, unit, (bare, ours), How::Ratio)
+    };
+    Ok(vec![
+        beside(
+            "32 connections, one Envoy thread, beside plain Envoy",
+            "1/s",
+            &alone.rates,
+            &ours.rates,
+        )
+        .reach(Reach::AtLeast(OF_PLAIN)),
+        beside("… beside an ext_proc that only echoes", "1/s", &echoed.rates, &ours.rates),
+        beside("CPU of a request in Envoy, beside plain Envoy", "µs", &alone.envoy, &ours.envoy),
+        beside("… beside Envoy with the echo", "µs", &echoed.envoy, &ours.envoy),
+        beside("CPU of a request in the router, beside the echo", "µs", &echoed.asked, &ours.asked),
+        Line::alone(NAME, "CPU of a request in the actor's sandbox", "µs", sandbox),
+        Line::alone(NAME, "calls to the control plane for each request", "", calls)
+            .reach(Reach::AtMost(0.0)),
+    ])
 }
 
-/// `wrk` with 32 connections for three seconds.
-pub(crate) async fn requests_per_second(front: SocketAddr, host: &str) -> Result<f64> {
+/// Where the actor listens.
+pub(crate) async fn endpoint(cluster: &Cluster) -> Result<SocketAddr> {
+    let actor = cluster.actor("demo", "counter").await;
+    Ok(actor["endpoint"].as_str().context("a running actor has an endpoint")?.parse()?)
+}
+
+struct Load {
+    rate: f64,
+    requests: f64,
+}
+
+/// 32 connections that each send a request as soon as they have an answer.
+async fn wrk(front: SocketAddr) -> Result<Load> {
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c32", "-d3s", "-H", &format!("Host: {host}"), &format!("http://{front}/")]);
+    wrk.args(["-t1", "-c32", &format!("-d{SECONDS}s"), "-H", &format!("Host: {HOST}")]);
+    wrk.arg(format!("http://{front}/"));
     let output = tokio::task::spawn_blocking(move || wrk.output()).await?.context("wrk")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let bad = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors"));
-    anyhow::ensure!(bad.is_none(), "{}", bad.unwrap_or_default());
-    let rate = text.lines().find_map(|l| l.strip_prefix("Requests/sec:"));
-    rate.and_then(|r| r.trim().parse().ok()).with_context(|| format!("no rate in: {text}"))
-}
-
-fn config(listen: SocketAddr, upstream: SocketAddr) -> String {
-    format!(
-        r#"
-static_resources:
-  listeners:
-  - address: {{ socket_address: {{ address: {}, port_value: {} }} }}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: plain
-          route_config:
-            virtual_hosts:
-            - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: actor, timeout: 0s }} }}] }}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-  clusters:
-  - name: actor
-    type: STATIC
-    connect_timeout: 1s
-    load_assignment:
-      cluster_name: actor
-      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }}] }}]
-"#,
-        listen.ip(),
-        listen.port(),
-        upstream.ip(),
-        upstream.port()
-    )
+    ensure!(bad.is_none(), "{}", bad.unwrap_or_default());
+    let number = |line: fn(&str) -> Option<&str>| {
+        let found = text.lines().find_map(line);
+        found.and_then(|n| n.trim().parse().ok()).with_context(|| format!("no number in {text}"))
+    };
+    Ok(Load {
+        rate: number(|line| line.strip_prefix("Requests/sec:"))?,
+        requests: number(|line| line.split_once(" requests in ").map(|(count, _)| count))?,
+    })
 }
