@@ -170,10 +170,10 @@ impl Parts {
             "router" => command
                 .args(["--name", "r1", "--listen", &router, "--control-plane", &control])
                 .args(["--http", &self.http.to_string(), "--status", &self.status.to_string()])
-                .args(["--domain", "actors.localhost", "--drain", "1s"]),
+                .args(["--domain", "actors.localhost", "--grace", "0s"]),
             "envoy" => command
                 .args(["--router", &router, "--admin", &self.admin.to_string()])
-                .args(["--envoy", &envoy, "--drain", "1s"]),
+                .args(["--envoy", &envoy, "--grace", "0s", "--drain", "1s"]),
             other => panic!("{other}"),
         };
         if part != "router" {
