@@ -152,7 +152,9 @@ fn memory(
     let asked: HashSet<Id> = ops.iter().map(|op| op.id).collect();
     let mut places: HashMap<Id, u64> = HashMap::new();
     for (id, place) in ids.iter().zip(1..) {
-        if let Some(first) = places.insert(*id, place) {
+        // Where it was counted first is its place.
+        let first = *places.entry(*id).or_insert(place);
+        if first != place {
             let text = format!("actor {actor} counted {id} as {first} and as {place}");
             violations.push(Violation::Doubled(text));
         }
