@@ -110,6 +110,9 @@ pub(crate) struct Args {
     /// File to apply once the control plane is up; may be given more than once
     #[arg(long, value_name = "FILE")]
     apply: Vec<String>,
+    /// Wakes that a namespace may begin in a minute, as many of them at once; 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    wake_budget: u32,
     /// How long Ctrl-C waits for requests in flight, and then for actors to be suspended
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,

@@ -17,6 +17,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::util::MapRequestLayer;
 
 use crate::{
+    budget::Budget,
     catalog::Catalog,
     clock::{Clock, unix_ms},
     config::Config,
@@ -192,6 +193,7 @@ async fn start(config: &Config, records: Records, dial: Dial) -> Result<Arc<Flee
         nodes: Nodes::new(dial, clock, timings),
         routers: Routers::open(records.clone(), clock, timings)?,
         metrics: Metrics::default(),
+        budget: Budget::new(config.wake_budget, clock),
         records,
         events,
         tasks,

@@ -254,7 +254,6 @@ fn not_acted_on(spec: &ActorTemplateSpec) -> Vec<String> {
         ("spec.idle.freezeAfter", spec.idle.freeze_after.is_some()),
         ("spec.idle.pauseAfter", spec.idle.pause_after.is_some()),
         ("spec.golden", spec.golden),
-        ("spec.wake.concurrency", spec.wake.concurrency != 0),
     ];
     let set = fields.into_iter().filter(|(_, set)| *set);
     set.map(|(field, _)| format!("{field}: accepted, not acted on yet")).collect()

@@ -25,6 +25,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Limits that templates must keep to.
     pub ladder: Ladder,
+    /// Wakes that a namespace may begin in a minute; 0 is no limit.
+    pub wake_budget: u32,
     /// Clocks of the protocol.
     pub timings: Timings,
 }

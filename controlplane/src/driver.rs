@@ -234,6 +234,12 @@ impl Driver {
             Command::Wake(waiter) => {
                 let asker = waiter.asker;
                 self.refresh_template();
+                // It has others waiting by now. Of an actor that serves it hears at once with the binding.
+                if let Some(router) = &waiter.router
+                    && self.record.life.phase() != Phase::Running
+                {
+                    self.fleet.routers.tell_policy(router, self.policy());
+                }
                 let until = Instant::now() + self.template.spec.wake.timeout;
                 self.wakes.join(waiter, until);
                 self.timers.extend_placing(until);
@@ -369,8 +375,16 @@ impl Driver {
 
     async fn step(&mut self, event: Event) -> Result<(), store::Error> {
         let (errand, was) = (self.errand(), self.record.life.phase());
-        let rules = Rules { on_restore_failure: self.template.spec.on_restore_failure };
-        let step = self.record.life.apply(rules, event);
+        let budgeted = was.is_rest() && matches!(event, Event::Wake(_));
+        let on_restore_failure = self.template.spec.on_restore_failure;
+        let namespace = self.record.key.namespace();
+        let taken = if budgeted { self.fleet.budget.take(namespace) } else { Ok(()) };
+        let no_wake = taken.as_ref().err();
+        let step = self.record.life.apply(Rules { on_restore_failure, no_wake }, event);
+        if budgeted && taken.is_ok() && self.record.life.phase().is_rest() {
+            // It was refused for another reason.
+            self.fleet.budget.give_back(namespace);
+        }
         if self.errand() != errand {
             // Only what belongs to the state that was left.
             self.errands = JoinSet::new();

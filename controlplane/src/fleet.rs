@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    budget::Budget,
     catalog::Catalog,
     clock::Clock,
     config::Timings,
@@ -53,6 +54,8 @@ pub struct Fleet {
     pub events: Events,
     /// Counters.
     pub metrics: Metrics,
+    /// Wakes that namespaces may begin.
+    pub budget: Budget,
     /// Owner of every task.
     pub tasks: Tasks,
     /// What time it is.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub events: Events,
     /// Counters.
     pub metrics: Metrics,
+    /// Wakes that namespaces may begin.
+    pub budget: Budget,
     /// Owner of every task.
     pub tasks: Tasks,
     /// What time it is.
@@ -98,8 +103,18 @@ pub struct Parts {
 impl Fleet {
     /// Picks up every actor that is not at rest, and starts the tasks that watch over all.
     pub async fn start(parts: Parts) -> Result<Arc<Self>, store::Error> {
-        let Parts { records, catalog, nodes, routers, events, metrics, tasks, clock, timings } =
-            parts;
+        let Parts {
+            records,
+            catalog,
+            nodes,
+            routers,
+            events,
+            metrics,
+            budget,
+            tasks,
+            clock,
+            timings,
+        } = parts;
         let fleet = Arc::new(Self {
             records,
             catalog,
@@ -108,6 +123,7 @@ impl Fleet {
             routers: Arc::new(routers),
             events,
             metrics,
+            budget,
             tasks,
             clock,
             timings,

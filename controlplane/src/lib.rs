@@ -16,6 +16,7 @@
 //! | [`nodes`] | which nodes are there, calls that outlast them, setting the records right when one registers |
 //! | [`routers`] | who holds which binding, and its use |
 //! | [`idle`] | when an unused actor goes to sleep |
+//! | [`budget`] | how many wakes a namespace may begin |
 //! | [`catalog`] | templates, pools, creation of actors |
 //! | [`store`], [`record`] | durable records with compare-and-set |
 //! | [`events`] | what happened, for people |
@@ -29,6 +30,7 @@
 //! Not here: parking and HTTP (router), processes and files of snapshots (node), names (dns).
 
 pub mod app;
+pub mod budget;
 pub mod catalog;
 pub mod clock;
 pub mod config;

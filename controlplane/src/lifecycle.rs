@@ -12,6 +12,8 @@
 //!    └──────────────────────────────────────────────────── Checkpointing ────────────┘
 //!       Committed                                    Running, Draining, Checkpointing ──▶ Lost
 //!                                                    Exited, NodeLost, Absent
+//!
+//!  Delete: at once to Deleting; from Running by way of Draining, so that requests in flight have their time
 //! ```
 //!
 //! | state | what it means | who moves it on |
@@ -51,7 +53,9 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Asker, Cause, Effect, Event, Kind, Note, Rules, Serving, StayedUp, Step, Write};
+pub use event::{
+    Asker, Cause, Effect, Event, Kind, NoWake, Note, Rules, Serving, StayedUp, Step, Write,
+};
 
 use crate::clock::Moment;
 
@@ -212,12 +216,16 @@ pub struct Deleting {
 }
 
 /// What a way down ends in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Goal {
     /// Asleep.
     Suspend,
     /// Not to be woken by traffic.
     Stop,
+    /// Gone. No snapshot is taken on the way.
+    Delete,
 }
 
 /// A worker.

@@ -185,16 +185,15 @@ impl Routers {
                 router.named.insert(actor.clone());
             }
             let known = inner.actors.get_mut(&actor).filter(|usage| usage.epoch == epoch);
-            let valid = known.is_some_and(|usage| {
-                usage.report(router, binding.in_flight, now.minus(ms(binding.idle_ms)));
-                usage.held(router, term)
-            });
-            if !valid {
-                let usage = inner.actors.get(&actor).filter(|usage| usage.epoch == epoch);
+            let Some(usage) = known else {
+                inner.send(router, gone(&actor, epoch, term), now);
+                continue;
+            };
+            usage.report(router, binding.in_flight, now.minus(ms(binding.idle_ms)));
+            if !usage.held(router, term) {
                 // A drain that is about to begin brings its own deadline: an answer to this must not pass for its.
-                let left =
-                    |usage: &Usage| usage.remaining(now).unwrap_or(self.timings.router_grace);
-                let drain_ms = usage.map_or(0, |usage| millis(left(usage)));
+                let left = usage.remaining(now).unwrap_or(self.timings.router_grace);
+                let drain_ms = millis(left);
                 inner.send(router, revoke(&actor, epoch, term, drain_ms), now);
             }
         }
@@ -239,6 +238,20 @@ impl Routers {
         usage.is_some_and(|usage| usage.hold(&router, term))
     }
 
+    /// What the router is to enforce while requests wait there. The binding brings it too: a router that is behind with
+    /// its commands is spared it.
+    pub fn tell_policy(&self, instance: &str, policy: proto::ActorPolicy) {
+        let command = proto::router_command::Command::Policy(policy);
+        let command = proto::RouterCommand { command: Some(command) };
+        let mut inner = self.inner();
+        let Some(name) = inner.name_of(instance) else { return };
+        if let Some(Link::Up { commands, .. }) = inner.routers.get(&name).map(|r| &r.link)
+            && commands.capacity() > commands.max_capacity() / 2
+        {
+            inner.send(&name, command, self.clock.now());
+        }
+    }
+
     /// Bindings of this epoch may be in use from this term on. Called before any is given out.
     pub fn track(&self, actor: &ActorKey, epoch: Epoch, term: u64, last_active: Moment) {
         let mut inner = self.inner();
@@ -281,7 +294,7 @@ impl Routers {
         self.inner().actors.get(actor).map(|usage| (usage.in_flight(), usage.last_active))
     }
 
-    /// Kills a binding at once.
+    /// Kills a binding at once, and what is in flight with it: its activation is no more.
     pub fn revoke(&self, actor: &ActorKey, epoch: Epoch, term: u64) {
         let now = self.clock.now();
         let mut inner = self.inner();
@@ -289,7 +302,7 @@ impl Routers {
         usage.valid_from = usage.valid_from.max(term + 1);
         let users: Vec<_> = usage.users().map(str::to_owned).collect();
         for router in users {
-            inner.send(&router, revoke(actor, epoch, term, 0), now);
+            inner.send(&router, gone(actor, epoch, term), now);
         }
     }
 
@@ -423,6 +436,21 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn revoke(actor: &ActorKey, epoch: Epoch, term: u64, drain_ms: u64) -> proto::RouterCommand {
-    let revoke = proto::Revoke { actor: Some(actor.into()), epoch: epoch.0, term, drain_ms };
+    command(proto::Revoke {
+        actor: Some(actor.into()),
+        epoch: epoch.0,
+        term,
+        drain_ms,
+        gone: false,
+    })
+}
+
+/// Of an activation that is no more.
+fn gone(actor: &ActorKey, epoch: Epoch, term: u64) -> proto::RouterCommand {
+    let actor = Some(actor.into());
+    command(proto::Revoke { actor, epoch: epoch.0, term, drain_ms: 0, gone: true })
+}
+
+fn command(revoke: proto::Revoke) -> proto::RouterCommand {
     proto::RouterCommand { command: Some(proto::router_command::Command::Revoke(revoke)) }
 }

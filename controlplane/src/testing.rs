@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use crate::{
+    budget::Budget,
     catalog::Catalog,
     clock::Clock,
     config::Timings,
@@ -367,6 +368,8 @@ pub(crate) struct FakeRouter {
     /// What it says of requests in flight, and of their age.
     pub(crate) in_flight: Arc<Mutex<(u32, u64)>>,
     pub(crate) revoked: Arc<Mutex<Vec<proto::Revoke>>>,
+    /// Policies it was told.
+    pub(crate) policies: Arc<Mutex<Vec<proto::ActorPolicy>>>,
 }
 
 /// Everything.
@@ -382,10 +385,15 @@ pub(crate) struct World {
 impl World {
     /// One template `t`, with `extra` fields; one node `n1`.
     pub(crate) async fn new(workers: u32, extra: &str) -> Self {
+        Self::with_budget(workers, extra, 0).await
+    }
+
+    /// The same, with so many wakes a minute.
+    pub(crate) async fn with_budget(workers: u32, extra: &str, wakes: u32) -> Self {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let node = FakeNode::new();
         let timings = Timings::default();
-        let fleet = fleet(&store, &node, timings).await;
+        let fleet = fleet(&store, &node, timings, wakes).await;
         let mut world = Self { store, node, fleet, timings, workers, session: None };
         world.template("t", extra).await;
         world.node_joins().await;
@@ -430,7 +438,7 @@ impl World {
     pub(crate) async fn crash(&mut self) {
         self.fleet.tasks.stop().await;
         self.session = None;
-        self.fleet = fleet(&self.store, &self.node, self.timings).await;
+        self.fleet = fleet(&self.store, &self.node, self.timings, 0).await;
     }
 
     pub(crate) async fn wake(&self, key: &ActorKey) -> Result<crate::driver::Served, Failure> {
@@ -493,12 +501,21 @@ impl World {
         self.fleet.routers.held(name, &proto::Held { bindings: vec![], complete: true });
         let in_flight = Arc::new(Mutex::new((0, 1_000_000)));
         let revoked: Arc<Mutex<Vec<proto::Revoke>>> = Arc::default();
+        let policies: Arc<Mutex<Vec<proto::ActorPolicy>>> = Arc::default();
+        let told = Arc::clone(&policies);
         let (fleet, router) = (Arc::clone(&self.fleet), name.to_owned());
         let (answer, log) = (Arc::clone(&in_flight), Arc::clone(&revoked));
         task::detach("fake router", async move {
             use proto::router_command::Command;
             while let Some(command) = received.recv().await {
-                let Some(Command::Revoke(revoke)) = command.command else { continue };
+                let revoke = match command.command {
+                    Some(Command::Revoke(revoke)) => revoke,
+                    Some(Command::Policy(policy)) => {
+                        told.lock().unwrap().push(policy);
+                        continue;
+                    }
+                    _ => continue,
+                };
                 log.lock().unwrap().push(revoke.clone());
                 let (in_flight, idle_ms) = *answer.lock().unwrap();
                 if in_flight > 0 {
@@ -514,7 +531,8 @@ impl World {
                 fleet.routers.acknowledge(&router, &ack);
             }
         });
-        FakeRouter { name: name.into(), instance: instance.into(), session, in_flight, revoked }
+        let (name, instance) = (name.into(), instance.into());
+        FakeRouter { name, instance, session, in_flight, revoked, policies }
     }
 
     pub(crate) fn router_leaves(&self, router: &FakeRouter) {
@@ -547,7 +565,12 @@ impl World {
     }
 }
 
-async fn fleet(store: &Arc<dyn Store>, node: &Arc<FakeNode>, timings: Timings) -> Arc<Fleet> {
+async fn fleet(
+    store: &Arc<dyn Store>,
+    node: &Arc<FakeNode>,
+    timings: Timings,
+    wakes: u32,
+) -> Arc<Fleet> {
     let records = Records::new(Arc::clone(store));
     let (clock, tasks) = (Clock::default(), Tasks::default());
     let (events, log) = Events::open(records.clone()).unwrap();
@@ -559,6 +582,7 @@ async fn fleet(store: &Arc<dyn Store>, node: &Arc<FakeNode>, timings: Timings) -
         nodes: Nodes::new(dial, clock, timings),
         routers: Routers::open(records.clone(), clock, timings).unwrap(),
         metrics: Metrics::default(),
+        budget: Budget::new(wakes, clock),
         records,
         events,
         tasks,

@@ -40,7 +40,8 @@ impl Shape {
     }
 }
 
-/// The body. Holds nothing but what is in the reason's own row.
+/// The body. Holds nothing but what is in the reason's own row. The page of an actor that is waking loads itself again, by
+/// itself and without a script, until the actor answers.
 pub fn body(reason: Reason, shape: Shape) -> String {
     body_with(reason, shape, &reason.http_status().to_string())
 }
@@ -48,6 +49,10 @@ pub fn body(reason: Reason, shape: Shape) -> String {
 /// The body of an answer whose status is not the reason's own.
 pub(crate) fn body_with(reason: Reason, shape: Shape, status: &str) -> String {
     let title = reason.title();
+    let reload = match reason {
+        Reason::Waking => "<meta http-equiv=\"refresh\" content=\"1\">",
+        _ => "",
+    };
     match shape {
         Shape::Grpc => title.to_owned(),
         Shape::Text => format!("{title}\n"),
@@ -55,7 +60,7 @@ pub(crate) fn body_with(reason: Reason, shape: Shape, status: &str) -> String {
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\"reason\":\"{reason}\"}}\n"
         ),
         Shape::Html => format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">{reload}\
              <meta name=\"viewport\" content=\"width=device-width\"><title>{status}</title>\
              <body style=\"font-family:system-ui;margin:15vh auto;max-width:32em;padding:0 1em\">\
              <h1>{title}</h1><p>{status} · {reason}</p></body></html>\n"
@@ -79,6 +84,7 @@ pub fn proxy_error(reason: Reason) -> &'static str {
         Reason::ParkingFull | Reason::ActorParkingFull => "connection_limit_reached",
         Reason::NoCapacity
         | Reason::ControlPlaneUnavailable
+        | Reason::Waking
         | Reason::ActorStopped
         | Reason::ActorLost
         | Reason::RestoreFailed
@@ -101,6 +107,14 @@ mod tests {
         for reason in Reason::ALL {
             let plain = |c: char| c.is_ascii_alphanumeric() || " .,'_".contains(c);
             assert!(reason.title().chars().all(plain), "{reason}: {}", reason.title());
+        }
+    }
+
+    #[test]
+    fn only_the_page_of_an_actor_that_wakes_loads_itself_again() {
+        for reason in Reason::ALL {
+            let reloads = body(*reason, Shape::Html).contains("http-equiv=\"refresh\"");
+            assert_eq!(reloads, *reason == Reason::Waking, "{reason}");
         }
     }
 

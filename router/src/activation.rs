@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use reveille_api::{ActorKey, Epoch, proto};
 use tokio::{sync::Notify, time::Instant};
 
+use crate::table::Turn;
+
 /// Milliseconds since the router started; fits an atomic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(Instant);
@@ -37,9 +39,14 @@ pub(crate) struct Activation {
     requests: AtomicU64,
     /// When the last request ended, by `clock`.
     last_ms: AtomicU64,
+    /// Requests among them that were let go in turns.
+    turns: AtomicU32,
     /// True while it is in [`Active`].
     listed: AtomicBool,
-    at_rest: Notify,
+    /// Its process is no more.
+    gone: AtomicBool,
+    /// It came to rest, or it is gone.
+    changed: Notify,
 }
 
 impl Activation {
@@ -51,8 +58,10 @@ impl Activation {
             in_flight: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             last_ms: AtomicU64::new(clock.now_ms()),
+            turns: AtomicU32::new(0),
             listed: AtomicBool::new(false),
-            at_rest: Notify::new(),
+            gone: AtomicBool::new(false),
+            changed: Notify::new(),
         })
     }
 
@@ -85,21 +94,53 @@ impl Activation {
     pub(crate) fn end(&self) {
         self.last_ms.store(self.clock.now_ms(), SeqCst);
         if self.in_flight.fetch_sub(1, SeqCst) == 1 {
-            self.at_rest.notify_waiters();
+            self.changed.notify_waiters();
         }
+    }
+
+    pub(crate) fn turns(&self) -> u32 {
+        self.turns.load(SeqCst)
+    }
+
+    /// Only under the table's lock, as [`Activation::begin`].
+    pub(crate) fn begin_turns(&self, n: u32) {
+        self.turns.fetch_add(n, SeqCst);
+    }
+
+    pub(crate) fn end_turn(&self) {
+        self.turns.fetch_sub(1, SeqCst);
+    }
+
+    /// Ends every request that is at it: nobody is there to answer them.
+    pub(crate) fn cut(&self) {
+        self.gone.store(true, SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(SeqCst)
     }
 
     /// Returns once nothing is in flight.
     pub(crate) async fn at_rest(&self) {
+        self.until(|| self.in_flight() == 0).await;
+    }
+
+    /// Returns once its process is no more.
+    pub(crate) async fn gone(&self) {
+        self.until(|| self.is_gone()).await;
+    }
+
+    async fn until(&self, so: impl Fn() -> bool) {
         loop {
-            let notified = self.at_rest.notified();
-            tokio::pin!(notified);
-            // Subscribed before the look, so that no end is missed.
-            notified.as_mut().enable();
-            if self.in_flight() == 0 {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Subscribed before the look, so that nothing is missed.
+            changed.as_mut().enable();
+            if so() {
                 return;
             }
-            notified.await;
+            changed.await;
         }
     }
 }
@@ -109,18 +150,32 @@ impl Activation {
 pub(crate) struct InFlight {
     activation: Arc<Activation>,
     all: Gauge,
+    turn: Option<Turn>,
 }
 
 impl InFlight {
     /// Takes over one request that was counted as begun.
     pub(crate) fn adopt(activation: Arc<Activation>, all: Gauge) -> Self {
         all.inc();
-        Self { activation, all }
+        Self { activation, all, turn: None }
+    }
+
+    /// The same, with a turn that was counted.
+    pub(crate) fn in_turn(mut self, turn: Turn) -> Self {
+        self.turn = Some(turn);
+        self
+    }
+
+    /// Returns once the process that should answer is no more.
+    pub(crate) async fn gone(&self) {
+        self.activation.gone().await;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        // First, so that there is no moment in between in which nothing seems to be in flight.
+        drop(self.turn.take());
         self.activation.end();
         self.all.dec();
     }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!               park (starts the wake)            woken, above the fence
-//!   ┌─ Unknown ─────────────────────────▶ Waking ────────────────────────▶ Bound
-//!   │     ▲  ▲                            │ ▲  │                            │
-//!   │     │  └── failed, or fenced with ──┘ └──┘ woken, fenced:             │
-//!   │     │      nobody waiting                  ask again                  │
-//!   │     └──────────────────────── revoke ─────────────────────────────────┘
+//!   ┌─ Unknown ─────────────────────────▶ Waking ──────────────────────────▶ Bound
+//!   │     ▲  ▲                            │ ▲ ▲ │                            ▲  │
+//!   │     │  └── failed, or fenced with ──┘ │ │ │ more wait than may go      │  │
+//!   │     │      nobody waiting             │ │ └──────────▶ Releasing ──────┘  │
+//!   │     │             woken, fenced: ─────┘ │              │    the last one  │
+//!   │     │             ask again             └── revoke ────┘    was released  │
+//!   │     └──────────────────────── revoke ─────────────────────────────────────┘
 //!   └─▶ removed, once nothing is in flight
 //! ```
 //!
@@ -14,20 +16,29 @@
 //! | --- | --- |
 //! | `Unknown` | no binding and no wake; kept only while requests of an earlier activation are in flight |
 //! | `Waking` | exactly one wake is under way; requests wait for it; revokes that arrive raise its *fence* |
+//! | `Releasing` | bound, and requests that waited are let go in the order they came, so many at a time as the template says |
 //! | `Bound` | requests go to the binding at once |
 //!
 //! The reply to a wake and a revoke travel on two streams. The fence is the highest version revoked since the wake began:
 //! a reply at or below it is stale and is asked for again. Without a wake under way no fence is needed, because a wake
 //! that begins after a revoke was received can only be answered with something newer.
+//!
+//! While `Releasing`, a new request is not held back: the actor is awake, and only those that waited come in waves. A
+//! released request has a *turn*, counted at the activation; the turn ends with the request, and the next one goes. A
+//! revoke finds those that are left still waiting: they are not in flight, so they hold no drain up, and a new wake
+//! begins for them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use reveille_api::Epoch;
 
+use tokio::sync::watch;
+
 use crate::{
     activation::{Activation, Clock},
     answer,
     binding::{Binding, Grant, Version},
+    policy::Policy,
 };
 
 /// One actor; `W` is what waits.
@@ -42,6 +53,7 @@ pub(crate) struct Actor<W> {
 enum State<W> {
     Unknown,
     Waking(Box<Waking<W>>),
+    Releasing(Box<Releasing<W>>),
     Bound(Arc<Binding>),
 }
 
@@ -49,6 +61,17 @@ enum State<W> {
 struct Waking<W> {
     waiters: BTreeMap<WaiterId, W>,
     fence: Option<Version>,
+    /// What is known of its template; those who wait watch it.
+    policy: watch::Sender<Option<Policy>>,
+}
+
+#[derive(Debug)]
+struct Releasing<W> {
+    binding: Arc<Binding>,
+    /// Never empty.
+    waiters: BTreeMap<WaiterId, W>,
+    /// Turns that may be taken at a time.
+    at_a_time: u32,
 }
 
 /// Unique on a router for ever, so that one who leaves late never takes another's place.
@@ -64,11 +87,20 @@ pub(crate) enum Parked {
     Joined,
 }
 
+/// Requests that may go on.
+#[derive(Debug)]
+pub(crate) struct Released<W> {
+    pub(crate) binding: Arc<Binding>,
+    /// Each is already counted as in flight; with `in_turns` it has a turn as well.
+    pub(crate) waiters: Vec<W>,
+    pub(crate) in_turns: bool,
+}
+
 /// How a wake's reply was taken.
 #[derive(Debug)]
 pub(crate) enum Woken<W> {
-    /// Installed. Each of `waiters` is already counted as in flight.
-    Bound { binding: Arc<Binding>, waiters: Vec<W> },
+    /// Installed.
+    Bound(Released<W>),
     /// Revoked before it arrived, and somebody waits: ask again.
     Stale,
     /// Revoked before it arrived, and nobody waits.
@@ -82,6 +114,8 @@ pub(crate) struct Revoked {
     pub(crate) draining: Option<Arc<Activation>>,
     /// A binding was given up.
     pub(crate) unbound: bool,
+    /// Requests still wait to be released: a wake has to begin for them.
+    pub(crate) left_waiting: bool,
 }
 
 impl<W> Default for Actor<W> {
@@ -95,7 +129,8 @@ impl<W> Actor<W> {
     pub(crate) fn binding(&self) -> Option<&Arc<Binding>> {
         match &self.state {
             State::Bound(binding) => Some(binding),
-            _ => None,
+            State::Releasing(releasing) => Some(&releasing.binding),
+            State::Unknown | State::Waking(_) => None,
         }
     }
 
@@ -112,32 +147,58 @@ impl<W> Actor<W> {
     pub(crate) fn parked(&self) -> usize {
         match &self.state {
             State::Waking(waking) => waking.waiters.len(),
-            _ => 0,
+            State::Releasing(releasing) => releasing.waiters.len(),
+            State::Unknown | State::Bound(_) => 0,
         }
     }
 
-    /// Lets a request wait. The caller has looked for a binding under the same lock.
-    pub(crate) fn park(&mut self, id: WaiterId, waiter: W) -> Parked {
+    /// Lets a request wait, and watch what becomes known of the template. The caller has looked for a binding under the
+    /// same lock.
+    pub(crate) fn park(
+        &mut self,
+        id: WaiterId,
+        waiter: W,
+        known: Option<Policy>,
+    ) -> (Parked, watch::Receiver<Option<Policy>>) {
         debug_assert!(self.binding().is_none(), "a request to a bound actor does not wait");
         if let State::Waking(waking) = &mut self.state {
             waking.waiters.insert(id, waiter);
-            return Parked::Joined;
+            return (Parked::Joined, waking.policy.subscribe());
         }
+        let (policy, told) = watch::channel(known);
         let waiters = BTreeMap::from([(id, waiter)]);
-        self.state = State::Waking(Box::new(Waking { waiters, fence: None }));
-        Parked::First
+        self.state = State::Waking(Box::new(Waking { waiters, fence: None, policy }));
+        (Parked::First, told)
+    }
+
+    /// The template's limits, told while requests wait: the newest ones beyond them.
+    pub(crate) fn told(&mut self, policy: Policy) -> Vec<W> {
+        let State::Waking(waking) = &mut self.state else { return Vec::new() };
+        waking.policy.send_replace(Some(policy));
+        let mut beyond = Vec::new();
+        while waking.waiters.len() > policy.max_parked
+            && let Some((_, newest)) = waking.waiters.pop_last()
+        {
+            beyond.push(newest);
+        }
+        beyond
     }
 
     /// A caller left. The wake goes on.
     pub(crate) fn leave(&mut self, id: WaiterId) -> Option<W> {
         match &mut self.state {
             State::Waking(waking) => waking.waiters.remove(&id),
-            _ => None,
+            State::Releasing(releasing) => {
+                let left = releasing.waiters.remove(&id);
+                self.settle();
+                left
+            }
+            State::Unknown | State::Bound(_) => None,
         }
     }
 
-    /// The wake was answered with a binding.
-    pub(crate) fn woken(&mut self, grant: Grant, clock: Clock) -> Woken<W> {
+    /// The wake was answered with a binding. Of those who wait, `at_a_time` go on at once; all of them, when it is 0.
+    pub(crate) fn woken(&mut self, grant: Grant, at_a_time: u32, clock: Clock) -> Woken<W> {
         let State::Waking(waking) = &mut self.state else { return Woken::Dropped };
         if waking.fence.is_some_and(|fence| grant.version <= fence) {
             if waking.waiters.is_empty() {
@@ -146,19 +207,41 @@ impl<W> Actor<W> {
             }
             return Woken::Stale;
         }
-        let waiters: Vec<W> = std::mem::take(&mut waking.waiters).into_values().collect();
+        let waiters = std::mem::take(&mut waking.waiters);
         let activation = self.activation(&grant, clock);
-        activation.begin(waiters.len() as u32);
         let binding = Arc::new(Binding {
+            answer: answer::warm(grant.endpoint, grant.protocol),
             activation,
             term: grant.version.term,
             endpoint: grant.endpoint,
             protocol: grant.protocol,
             woken_by: grant.woken_by,
-            answer: answer::warm(grant.endpoint, grant.protocol),
         });
-        self.state = State::Bound(Arc::clone(&binding));
-        Woken::Bound { binding, waiters }
+        let mut releasing = Releasing { binding, waiters, at_a_time };
+        let released = releasing.release();
+        self.state = State::Releasing(Box::new(releasing));
+        self.settle();
+        Woken::Bound(released)
+    }
+
+    /// A turn at this activation is over: those whose turn it is now, if it is the one they wait for.
+    pub(crate) fn turn_over(&mut self, activation: &Arc<Activation>) -> Option<Released<W>> {
+        let State::Releasing(releasing) = &mut self.state else { return None };
+        if !Arc::ptr_eq(&releasing.binding.activation, activation) {
+            return None;
+        }
+        let released = releasing.release();
+        self.settle();
+        Some(released)
+    }
+
+    /// With nobody left to be released it is bound like any other.
+    fn settle(&mut self) {
+        if let State::Releasing(releasing) = &self.state
+            && releasing.waiters.is_empty()
+        {
+            self.state = State::Bound(Arc::clone(&releasing.binding));
+        }
     }
 
     /// The wake ended without a binding: those who waited.
@@ -175,26 +258,39 @@ impl<W> Actor<W> {
     /// Gives nothing up to `version` out any more.
     pub(crate) fn revoke(&mut self, version: Version) -> Revoked {
         let draining = self.activation_of(version.epoch).cloned();
-        let mut unbound = false;
+        let (mut unbound, mut left_waiting) = (false, false);
         match &mut self.state {
             State::Unknown => {}
             State::Waking(waking) => waking.fence = waking.fence.max(Some(version)),
+            State::Releasing(releasing) if releasing.binding.is_revoked_by(version) => {
+                self.older.push(Arc::clone(&releasing.binding.activation));
+                let waiters = std::mem::take(&mut releasing.waiters);
+                // Nobody told by it: what is known of the template is known by now.
+                let (policy, _) = watch::channel(None);
+                self.state = State::Waking(Box::new(Waking { waiters, fence: None, policy }));
+                (unbound, left_waiting) = (true, true);
+            }
             State::Bound(binding) if binding.is_revoked_by(version) => {
                 self.older.push(Arc::clone(&binding.activation));
                 self.state = State::Unknown;
                 unbound = true;
             }
             // A later term stays; of the same epoch, its requests are at the same process and count.
-            State::Bound(_) => {}
+            State::Bound(_) | State::Releasing(_) => {}
         }
         self.forget_rested();
-        Revoked { draining, unbound }
+        Revoked { draining, unbound, left_waiting }
     }
 
     /// The activation of this epoch, bound or with requests in flight.
     pub(crate) fn activation_of(&self, epoch: Epoch) -> Option<&Arc<Activation>> {
         let bound = self.binding().map(|binding| &binding.activation);
         self.older.iter().chain(bound).find(|activation| activation.epoch() == epoch)
+    }
+
+    /// Activations given up that still have requests of ours.
+    pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Activation>> {
+        self.older.iter().filter(|activation| activation.in_flight() > 0)
     }
 
     /// True when nothing would be lost by removing it.
@@ -205,7 +301,8 @@ impl<W> Actor<W> {
 
     /// The activation of this epoch: a cancelled suspend gives out a new term of one we know.
     fn activation(&mut self, grant: &Grant, clock: Clock) -> Arc<Activation> {
-        let known = self.older.iter().position(|a| a.epoch() == grant.version.epoch);
+        let lives = |a: &Arc<Activation>| a.epoch() == grant.version.epoch && !a.is_gone();
+        let known = self.older.iter().position(lives);
         match known {
             Some(at) => self.older.swap_remove(at),
             None => Activation::new(grant.actor.clone(), grant.version.epoch, clock),
@@ -214,6 +311,30 @@ impl<W> Actor<W> {
 
     fn forget_rested(&mut self) {
         self.older.retain(|activation| activation.in_flight() > 0);
+    }
+}
+
+impl<W> Releasing<W> {
+    /// Lets as many go as there are turns, and counts them.
+    fn release(&mut self) -> Released<W> {
+        let activation = &self.binding.activation;
+        let in_turns = self.at_a_time > 0;
+        let free = match in_turns {
+            true => self.at_a_time.saturating_sub(activation.turns()) as usize,
+            false => usize::MAX,
+        };
+        let mut waiters = Vec::with_capacity(free.min(self.waiters.len()));
+        while waiters.len() < free
+            && let Some((_, first)) = self.waiters.pop_first()
+        {
+            waiters.push(first);
+        }
+        let count = waiters.len() as u32;
+        activation.begin(count);
+        if in_turns {
+            activation.begin_turns(count);
+        }
+        Released { binding: Arc::clone(&self.binding), waiters, in_turns }
     }
 }
 

@@ -21,7 +21,7 @@ use reveille_envoy::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, interval, sleep, timeout},
 };
@@ -32,15 +32,17 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    acks::Acks,
     activation::Clock,
     ext_proc::ExtProc,
     metrics::Metrics,
     parking::Parking,
+    policy::{Policies, Policy},
     progress::Progress,
     router::Router,
     session,
     status::{self, Status},
-    table::{Policy, Table},
+    table::Table,
 };
 
 /// Requests that may wait for one actor whose template is not known yet: the template's default.
@@ -79,7 +81,7 @@ pub struct Config {
     pub https: Option<Https>,
     /// Envoy's access log; its standard output when there is none.
     pub access_log: Option<PathBuf>,
-    /// The part of the parking places that one namespace may take, in percent.
+    /// The part of the parking places that one namespace may take, and of those one actor, in percent.
     pub namespace_share: u8,
 }
 
@@ -154,7 +156,6 @@ pub struct Addrs {
 pub struct App {
     router: Arc<Router>,
     registry: Registry,
-    acks: mpsc::UnboundedReceiver<reveille_api::proto::RevokeAck>,
     addrs: Addrs,
     grpc: Listener,
     status: TcpListener,
@@ -190,20 +191,17 @@ impl Config {
         }
         let resources = resources::build(&envoy)?;
         let mut registry = Registry::default();
-        let (ack_sender, acks) = mpsc::unbounded_channel();
         let parts = Parts {
             name: self.router,
             zone: self.zone,
             ladder: self.ladder,
             share,
-            acks: ack_sender,
         };
         let router = parts.assemble(control_plane, &mut registry);
         let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
         Ok(App {
             router,
             registry,
-            acks,
             addrs,
             grpc,
             status,
@@ -222,7 +220,6 @@ pub(crate) struct Parts {
     pub(crate) ladder: Ladder,
     /// In percent.
     pub(crate) share: usize,
-    pub(crate) acks: mpsc::UnboundedSender<reveille_api::proto::RevokeAck>,
 }
 
 impl Parts {
@@ -234,18 +231,26 @@ impl Parts {
         let metrics = Metrics::new(registry);
         let capacity = self.ladder.max_parked() as usize;
         let share = (capacity * self.share / 100).max(1);
+        let actor_share = (share * self.share / 100).max(1);
         let parking = Parking::new(capacity, share, metrics.parked.clone());
-        let policy = Policy { max_parked: MAX_PARKED, park: self.ladder.park() };
+        let policy = Policy {
+            max_parked: MAX_PARKED,
+            concurrency: 0,
+            park: self.ladder.park(),
+            page: false,
+        };
+        let policies = Policies::new(policy, actor_share);
+        let table = Table::new(parking, policies, Clock::start(), metrics.clone());
         Arc::new(Router {
             name: self.name,
             instance: Uuid::now_v7().to_string(),
             zone: self.zone,
             ladder: self.ladder,
-            table: Table::new(parking, policy, Clock::start(), metrics.clone()),
+            table: Arc::new(table),
             metrics,
             control_plane,
             session: session::State::default(),
-            acks: self.acks,
+            acks: Acks::default(),
             wakes: Progress::default(),
             revokes: Progress::default(),
             tasks: TaskTracker::new(),
@@ -278,7 +283,6 @@ impl App {
         let Self {
             router,
             registry,
-            acks,
             addrs,
             grpc,
             status,
@@ -307,7 +311,7 @@ impl App {
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
         let page = Status::new(Arc::clone(&router), registry, fleet, shutdown.clone());
         let served = status::serve(status, Arc::clone(&page), router.stop.clone());
-        let session = session::keep(Arc::clone(&router), acks);
+        let session = session::keep(Arc::clone(&router));
 
         let mut parts = JoinSet::new();
         task::spawn(&mut parts, "grpc", async {

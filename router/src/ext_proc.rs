@@ -13,6 +13,9 @@
 //!
 //! Not even the head of the answer is sent before its first message: of a stream that breaks before that, Envoy knows
 //! that nothing came of it, and takes the request to another router.
+//!
+//! When the process that a request is at is known to be gone, the router ends the stream with an error: Envoy then ends the
+//! request, with an answer if it has begun none. Otherwise it would wait for a peer that will never speak.
 
 pub(crate) mod wire;
 
@@ -26,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, stream};
-use reveille_envoy::reply::Shape;
+use reveille_envoy::{reply::Shape, resources::names};
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
@@ -37,7 +40,7 @@ use crate::{
     activation::InFlight,
     answer,
     refusal::refusal,
-    router::{self, Router, Ticket},
+    router::{self, Cold, Router, Ticket},
 };
 use wire::{Content, ExtProcCodec, HttpHeaders, Inbound};
 
@@ -97,7 +100,7 @@ impl StreamingService<Inbound> for Process {
                     None => exchange.next().await?,
                     Some(first) => first,
                 };
-                Some((Ok(answer), (exchange, None)))
+                Some((answer, (exchange, None)))
             });
             Ok(Response::new(Box::pin(answers) as Answers))
         })
@@ -114,25 +117,34 @@ struct Exchange {
 
 impl Exchange {
     /// The next answer, or nothing once the request has ended.
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        let message = match &self.in_flight {
+            None => self.messages.message().await,
+            Some(in_flight) => tokio::select! {
+                biased;
+                message = self.messages.message() => message,
+                () = in_flight.gone() => return Some(Err(Status::aborted(names::GONE))),
+            },
+        };
         // An error is an end like any other: Envoy is gone.
-        let request = self.messages.message().await.ok()??.request?;
+        let request = message.ok()??.request?;
         match request {
             Content::RequestHeaders(headers) if self.in_flight.is_none() => {
-                self.answer(headers).await
+                self.answer(headers).await.map(Ok)
             }
-            other => Some(answer::empty(other.phase())),
+            other => Some(Ok(answer::empty(other.phase()))),
         }
     }
 
     async fn answer(&mut self, headers: HttpHeaders) -> Option<Bytes> {
-        let request = self.router.request(headers.get(":authority"), headers.get("traceparent"));
+        let cold = || Cold { traceparent: headers.get("traceparent"), page: opens_page(&headers) };
+        let request = self.router.request(headers.get(":authority"), cold);
         match request {
             router::Request::Served(served) => {
                 self.in_flight = Some(served.in_flight);
                 Some(served.binding.answer.clone())
             }
-            router::Request::Refused(reason) => Some(refusal(reason, shape(&headers))),
+            router::Request::Refused(refused) => Some(refusal(refused, shape(&headers))),
             router::Request::Parked(ticket) => {
                 let shape = shape(&headers);
                 // A parked request keeps no more of the caller's headers than that.
@@ -163,9 +175,16 @@ impl Exchange {
                 self.in_flight = Some(arrival.served.in_flight);
                 answer
             }
-            Err(reason) => refusal(reason, shape),
+            Err(refused) => refusal(refused, shape),
         })
     }
+}
+
+/// A browser that goes to an address: what it gets is shown to a person.
+fn opens_page(headers: &HttpHeaders) -> bool {
+    matches!(headers.get(":method"), Some("GET" | "HEAD"))
+        && headers.get("upgrade").is_none()
+        && shape(headers) == Shape::Html
 }
 
 fn shape(headers: &HttpHeaders) -> Shape {

@@ -17,20 +17,22 @@
 //! | `router` | the way of one request; what all parts share |
 //! | `table`, `actor` | bindings and waiting requests; a pure state machine for each actor |
 //! | `activation`, `binding` | requests in flight of one epoch; where they go, with the answer made beforehand |
-//! | `parking` | limits of how many may wait |
+//! | `parking`, `policy` | limits of how many may wait: of this router, and of the actor's template |
 //! | `wake` | one owned task per waking actor |
-//! | `revoke` | taking a binding back and acknowledging it |
+//! | `revoke`, `acks` | taking a binding back and acknowledging it |
 //! | `session` | the stream with the control plane, begun again for ever |
 //! | `answer`, `refusal` | what Envoy is told |
 //! | `status`, `metrics`, `exposition`, `progress` | what an operator sees |
 //!
 //! Invariants kept here: a request to a bound actor makes no call and takes no parking place; any number of requests to a
 //! sleeping actor make one wake; who leaves frees a place at once and cancels nothing; a binding revoked is given out no
-//! more, whichever order reply and revoke arrive in; bindings outlive the session.
+//! more, whichever order reply and revoke arrive in; of the requests that waited no more are at an actor at a time than its
+//! template says, in the order they came; bindings outlive the session.
 //!
 //! Not here: who may wake what and where it runs (control plane), Envoy's configuration (`reveille-envoy`), the data
 //! itself, which never passes through this process.
 
+mod acks;
 mod activation;
 mod actor;
 mod answer;
@@ -41,6 +43,7 @@ mod exposition;
 mod ext_proc;
 mod metrics;
 mod parking;
+mod policy;
 mod progress;
 mod refusal;
 mod revoke;

@@ -4,6 +4,8 @@
 //! (RFC 9209). The body is the same as in Envoy's own answers ([`reply`]); of gRPC callers Envoy makes a trailers-only
 //! answer, and to `HEAD` it sends the headers alone. Nothing internal is in any of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use envoy_types::pb::envoy::{
     config::core::v3::{
@@ -15,7 +17,7 @@ use envoy_types::pb::envoy::{
     },
     r#type::v3::HttpStatus,
 };
-use reveille_api::Reason;
+use reveille_api::{Failure, Reason};
 use reveille_envoy::{
     reply::{self, Shape},
     resources::names,
@@ -23,21 +25,45 @@ use reveille_envoy::{
 
 use crate::answer::encode;
 
+/// Why a request does not go on to its actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    /// Where the control plane knows when trying again may help.
+    pub(crate) retry: Option<Duration>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self { reason, retry: None }
+    }
+}
+
+impl From<&Failure> for Refused {
+    fn from(failure: &Failure) -> Self {
+        Self { reason: failure.reason, retry: failure.retry_after }
+    }
+}
+
 /// The whole answer, encoded.
-pub(crate) fn refusal(reason: Reason, shape: Shape) -> Bytes {
+pub(crate) fn refusal(refused: Refused, shape: Shape) -> Bytes {
     encode(&ProcessingResponse {
-        response: Some(Response::ImmediateResponse(immediate(reason, shape))),
+        response: Some(Response::ImmediateResponse(immediate(refused, shape))),
         ..Default::default()
     })
 }
 
-fn immediate(reason: Reason, shape: Shape) -> ImmediateResponse {
+fn immediate(refused: Refused, shape: Shape) -> ImmediateResponse {
+    let reason = refused.reason;
     let mut headers = vec![
         header(names::REASON_HEADER, reason.name().to_owned()),
         header("content-type", shape.content_type().to_owned()),
         header("proxy-status", reply::proxy_status(reason, reply::proxy_error(reason))),
     ];
-    headers.extend(retry_after(reason).map(|seconds| header("retry-after", seconds.to_string())));
+    headers.extend(retry_after(refused).map(|seconds| header("retry-after", seconds.to_string())));
+    if reason == Reason::Waking {
+        headers.push(header("cache-control", "no-store".to_owned()));
+    }
     ImmediateResponse {
         status: Some(HttpStatus { code: reason.http_status().into() }),
         headers: Some(HeaderMutation { set_headers: headers, ..Default::default() }),
@@ -60,10 +86,17 @@ fn header(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-/// Seconds to wait: between once and twice the shortest that is worth it, so that callers do not return together.
-fn retry_after(reason: Reason) -> Option<u64> {
-    let least = reason.retry_after()?.as_secs();
-    Some(least + rand::random_range(0..=least))
+/// Seconds to wait: between once and twice the shortest that is worth it, so that callers do not return together. Of one
+/// the control plane named, a quarter more at most; the page of a browser says itself when it comes back.
+fn retry_after(refused: Refused) -> Option<u64> {
+    let least = refused.retry.or(refused.reason.retry_after())?;
+    let least = least.as_millis().div_ceil(1_000) as u64;
+    let spread = match refused.reason {
+        Reason::Waking => 0,
+        _ if refused.retry.is_some() => least / 4,
+        _ => least,
+    };
+    Some(least + rand::random_range(0..=spread))
 }
 
 #[cfg(test)]
@@ -73,7 +106,7 @@ mod tests {
     use super::*;
 
     fn sent(reason: Reason, shape: Shape) -> (ImmediateResponse, Vec<(String, String)>) {
-        let response = ProcessingResponse::decode(refusal(reason, shape)).unwrap();
+        let response = ProcessingResponse::decode(refusal(reason.into(), shape)).unwrap();
         let Some(Response::ImmediateResponse(mut sent)) = response.response else {
             panic!("not an immediate response");
         };
@@ -104,7 +137,8 @@ mod tests {
                 let retry = get(&headers, "retry-after").map(|s| s.parse::<u64>().unwrap());
                 match reason.retry_after().map(|d| d.as_secs()) {
                     Some(least) => {
-                        assert!((least..=2 * least).contains(&retry.unwrap()), "{context}");
+                        let most = if reason == Reason::Waking { least } else { 2 * least };
+                        assert!((least..=most).contains(&retry.unwrap()), "{context}");
                     }
                     None => assert_eq!(retry, None, "{context}"),
                 }
@@ -117,9 +151,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_the_control_plane_named_is_told_in_whole_seconds_and_never_too_short() {
+        let retry = Some(Duration::from_millis(11_100));
+        let refused = Refused { reason: Reason::QuotaExceeded, retry };
+        for _ in 0..50 {
+            assert!((12..=15).contains(&retry_after(refused).unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_page_is_not_stored() {
+        let (_, headers) = sent(Reason::Waking, Shape::Html);
+        assert_eq!(get(&headers, "cache-control"), Some("no-store"));
+        assert_eq!(get(&headers, "retry-after"), Some("1"));
+    }
+
+    #[test]
     fn callers_are_not_sent_back_all_at_once() {
         let waits: std::collections::BTreeSet<_> =
-            (0..200).filter_map(|_| retry_after(Reason::NoCapacity)).collect();
+            (0..200).filter_map(|_| retry_after(Reason::NoCapacity.into())).collect();
         assert!(waits.len() > 3, "{waits:?}");
     }
 }

@@ -5,6 +5,9 @@
 //!                                   └─▶ wait ─▶ the last request ended ─▶ RevokeAck { in_flight: 0 }
 //!                                            └▶ drain_ms passed ────────▶ RevokeAck { in_flight: n }
 //! ```
+//!
+//! Of an activation that is gone nothing more can come: its requests are ended at once. Requests that wait to be let go
+//! to it are not in flight; a new wake begins for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +18,22 @@ use reveille_api::{
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use crate::{activation::Activation, binding::Version, router::Router};
+use crate::{activation::Activation, binding::Version, router::Router, wake};
 
 /// Takes a binding back and sees to its acknowledgement.
 pub(crate) fn revoke(router: &Arc<Router>, revoke: Revoke) -> Result<(), Failure> {
     let actor = ActorKey::try_from(revoke.actor)?;
     let version = Version::new(revoke.epoch, revoke.term);
     router.metrics.revokes.inc();
-    let activation = router.table.revoke(&actor, version);
+    let revoked = router.table.revoke(&actor, version);
+    if revoked.as_ref().is_some_and(|revoked| revoked.left_waiting) {
+        wake::start(router, actor.clone(), "");
+    }
+    let activation = revoked.and_then(|revoked| revoked.draining);
+    if let Some(activation) = activation.as_ref().filter(|_| revoke.gone) {
+        debug!(%actor, ?version, in_flight = activation.in_flight(), "gone");
+        activation.cut();
+    }
     match activation {
         Some(activation) if activation.in_flight() > 0 => {
             debug!(%actor, ?version, in_flight = activation.in_flight(), "draining");
@@ -88,12 +99,12 @@ pub(crate) fn as_now(router: &Router, ack: &RevokeAck, age: Duration) -> RevokeA
 }
 
 fn acknowledge(router: &Router, actor: &ActorKey, version: Version, in_flight: u32, idle_ms: u64) {
-    // The receiver lives as long as the router; when it is gone, nobody is there to be told.
-    let _ = router.acks.send(RevokeAck {
+    let ack = RevokeAck {
         actor: Some(actor.into()),
         epoch: version.epoch.0,
         term: version.term,
         in_flight,
         idle_ms,
-    });
+    };
+    router.acks.put(actor, ack);
 }

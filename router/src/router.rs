@@ -5,26 +5,34 @@
 //!            ─▶ bound ────────────────────────────────────────▶ go on            (warm: no await, no call)
 //!            ─▶ known not to exist ───────────────────────────▶ actor_not_found
 //!            ─▶ no place left ────────────────────────────────▶ parking_full, actor_parking_full
-//!            ─▶ wait ─▶ woken ────────────────────────────────▶ go on
+//!            ─▶ wait ─▶ woken, and its turn ──────────────────▶ go on
 //!                    ─▶ the wake failed ──────────────────────▶ its reason
+//!                    ─▶ a browser, and its template has a page ▶ waking           (the wake goes on)
 //!                    ─▶ the budget is over ───────────────────▶ wake_timeout     (the wake goes on)
+//!                                  awake, others before it ───▶ upstream_timeout
 //!                    ─▶ the caller leaves: its place is free  (the wake goes on)
 //! ```
 
 use std::{sync::Arc, time::Duration};
 
-use reveille_api::{ActorKey, Ladder, Reason, Zone, proto::RevokeAck};
-use tokio::{sync::mpsc, time::Instant};
+use reveille_api::{ActorKey, Ladder, Reason, Zone};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
 
 use crate::{
+    acks::Acks,
     actor::Parked,
     binding::Version,
     metrics::{Class, Metrics, Outcome},
+    policy::Policy,
     progress::Progress,
+    refusal::Refused,
     session,
-    table::{Admission, Arrival, Served, Table, Wait},
+    table::{Admission, Arrival, Left, Served, Table, Wait},
     wake,
 };
 
@@ -37,11 +45,11 @@ pub(crate) struct Router {
     pub(crate) instance: String,
     pub(crate) zone: Zone,
     pub(crate) ladder: Ladder,
-    pub(crate) table: Table,
+    pub(crate) table: Arc<Table>,
     pub(crate) metrics: Metrics,
     pub(crate) control_plane: Channel,
     pub(crate) session: session::State,
-    pub(crate) acks: mpsc::UnboundedSender<RevokeAck>,
+    pub(crate) acks: Acks,
     pub(crate) wakes: Progress<ActorKey>,
     pub(crate) revokes: Progress<(ActorKey, Version)>,
     /// Wakes and drains; each ends by a deadline or by `stop`.
@@ -55,7 +63,15 @@ pub(crate) struct Router {
 pub(crate) enum Request {
     Served(Served),
     Parked(Ticket),
-    Refused(Reason),
+    Refused(Refused),
+}
+
+/// What is looked at of a request whose actor sleeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cold<'a> {
+    pub(crate) traceparent: Option<&'a str>,
+    /// It is a browser that opens a page, so it may be shown one.
+    pub(crate) page: bool,
 }
 
 /// A parked request. Dropping it frees its place.
@@ -65,15 +81,16 @@ pub(crate) struct Ticket {
     actor: ActorKey,
     wait: Wait,
     since: Instant,
+    page: bool,
     over: bool,
 }
 
 impl Router {
-    /// Takes a request in. Never waits.
-    pub(crate) fn request(
+    /// Takes a request in. Never waits. `cold` is not called for a bound actor.
+    pub(crate) fn request<'a>(
         self: &Arc<Self>,
         authority: Option<&str>,
-        traceparent: Option<&str>,
+        cold: impl FnOnce() -> Cold<'a>,
     ) -> Request {
         let authority = authority.unwrap_or_default();
         let Some(prefix) = self.zone.actor_prefix(authority) else {
@@ -86,7 +103,8 @@ impl Router {
         let Some(actor) = self.zone.actor(authority) else {
             return self.refused(Class::warm, Reason::InvalidHost);
         };
-        match self.table.admit(&actor) {
+        let Cold { traceparent, page } = cold();
+        match self.table.admit(&actor, page) {
             Admission::Served(served) => {
                 self.metrics.warm_routed();
                 Request::Served(served)
@@ -95,15 +113,15 @@ impl Router {
             Admission::Waits(wait) => {
                 match wait.parked {
                     Parked::First => {
-                        let traceparent = traceparent.unwrap_or_default().to_owned();
-                        wake::start(self, actor.clone(), traceparent);
+                        wake::start(self, actor.clone(), traceparent.unwrap_or_default());
                     }
                     Parked::Joined => {
                         self.metrics.wakes_joined.inc();
                     }
                 }
                 let router = Arc::clone(self);
-                Request::Parked(Ticket { router, actor, wait, since: Instant::now(), over: false })
+                let since = Instant::now();
+                Request::Parked(Ticket { router, actor, wait, since, page, over: false })
             }
         }
     }
@@ -113,26 +131,57 @@ impl Router {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn refused(&self, class: Class, reason: Reason) -> Request {
-        self.metrics.request(class, Outcome::Refused(reason));
-        Request::Refused(reason)
+    fn refused(&self, class: Class, refused: impl Into<Refused>) -> Request {
+        let refused = refused.into();
+        self.metrics.request(class, Outcome::Refused(refused.reason));
+        Request::Refused(refused)
     }
 }
 
 impl Ticket {
-    /// Waits for the wake or the end of the park budget. Safe to drop at any time.
-    pub(crate) async fn wait(&mut self) -> Result<Arrival, Reason> {
-        let outcome = tokio::time::timeout_at(self.wait.deadline, &mut self.wait.outcome).await;
-        let outcome = match outcome {
-            Ok(Ok(outcome)) => outcome,
-            // The waiter was dropped without an answer.
-            Ok(Err(_)) => Err(Reason::Internal),
-            Err(_) => Err(Reason::WakeTimeout),
-        };
+    /// Waits for the wake and its turn, or the end of the park budget. Safe to drop at any time.
+    pub(crate) async fn wait(&mut self) -> Result<Arrival, Refused> {
+        let outcome = self.outcome().await;
         self.over = true;
-        let counted = outcome.as_ref().map_or_else(|r| Outcome::Refused(*r), |_| Outcome::Routed);
+        let refused = |refused: &Refused| Outcome::Refused(refused.reason);
+        let counted = outcome.as_ref().map_or_else(refused, |_| Outcome::Routed);
         self.router.metrics.request(Class::cold, counted);
         outcome
+    }
+
+    async fn outcome(&mut self) -> Result<Arrival, Refused> {
+        loop {
+            let known = *self.wait.policy.borrow_and_update();
+            if let Some(policy) = known {
+                self.wait.deadline = self.wait.deadline.min(self.since + policy.park);
+                if self.page && policy.page {
+                    return self.give_up(|_| Reason::Waking);
+                }
+            }
+            tokio::select! {
+                biased;
+                outcome = &mut self.wait.outcome => {
+                    // Dropped without an answer: that must not be.
+                    return outcome.unwrap_or(Err(Reason::Internal.into()));
+                }
+                () = told(&mut self.wait.policy) => {}
+                () = sleep_until(self.wait.deadline) => {
+                    return self.give_up(|left| match left {
+                        Left::Awake => Reason::UpstreamTimeout,
+                        Left::Asleep | Left::Nobody => Reason::WakeTimeout,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits no longer; unless its wait was over in this very moment.
+    fn give_up(&mut self, why: impl FnOnce(Left) -> Reason) -> Result<Arrival, Refused> {
+        let left = self.router.table.leave(&self.actor, self.wait.id);
+        match self.wait.outcome.try_recv() {
+            Ok(outcome) => outcome,
+            Err(_) => Err(why(left).into()),
+        }
     }
 
     /// How long it has waited.
@@ -147,5 +196,12 @@ impl Drop for Ticket {
             self.router.metrics.request(Class::cold, Outcome::Left);
         }
         self.router.table.leave(&self.actor, self.wait.id);
+    }
+}
+
+/// Returns when something new is known; never, once nothing new can be.
+async fn told(policy: &mut watch::Receiver<Option<Policy>>) {
+    if policy.changed().await.is_err() {
+        std::future::pending().await
     }
 }

@@ -22,8 +22,7 @@ use std::{
 use reveille_api::{
     ActorKey,
     proto::{
-        Hello, RevokeAck, RouterCommand, RouterReport, router_command::Command,
-        routers_client::RoutersClient,
+        Hello, RouterCommand, RouterReport, router_command::Command, routers_client::RoutersClient,
     },
 };
 use tokio::{
@@ -81,17 +80,17 @@ enum Ended {
 }
 
 /// Keeps a session until the router stops.
-pub(crate) async fn keep(router: Arc<Router>, acks: mpsc::UnboundedReceiver<RevokeAck>) {
+pub(crate) async fn keep(router: Arc<Router>) {
     let stop = router.stop.clone();
-    let _ = stop.run_until_cancelled(again_and_again(&router, acks)).await;
+    let _ = stop.run_until_cancelled(again_and_again(&router)).await;
     set_down(&router);
 }
 
-async fn again_and_again(router: &Arc<Router>, mut acks: mpsc::UnboundedReceiver<RevokeAck>) {
+async fn again_and_again(router: &Arc<Router>) {
     let mut outbox = Outbox::default();
     let mut backoff = BACKOFF.0;
     loop {
-        let ended = session(router, &mut acks, &mut outbox).await;
+        let ended = session(router, &mut outbox).await;
         if router.session.up().is_some() {
             warn!(%ended, "the session with the control plane ended; bindings are kept");
             backoff = BACKOFF.0;
@@ -110,11 +109,7 @@ fn set_down(router: &Router) {
 }
 
 /// One session, to its end.
-async fn session(
-    router: &Arc<Router>,
-    acks: &mut mpsc::UnboundedReceiver<RevokeAck>,
-    outbox: &mut Outbox,
-) -> Ended {
+async fn session(router: &Arc<Router>, outbox: &mut Outbox) -> Ended {
     let (reports, outbound) = mpsc::channel(OUTBOUND);
     let hello = Hello { router: router.name.clone(), instance: router.instance.clone() };
     outbox.begin(hello, router.table.held(), |ack, age| revoke::as_now(router, ack, age));
@@ -147,7 +142,8 @@ async fn session(
                 }
                 Err(_) => return Ended::ByControlPlane,
             },
-            Some(ack) = acks.recv() => outbox.ack(ack),
+            // Not faster than the transport takes them: those of one actor become one while they wait.
+            ack = router.acks.next(), if outbox.is_empty() => outbox.ack(ack),
             _ = ticks.tick(), if router.session.up().is_some() && outbox.is_empty() => {
                 outbox.activity(router.table.activity());
             }

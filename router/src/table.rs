@@ -3,46 +3,40 @@
 //! Each operation takes the lock of one shard, does a transition of [`Actor`] and lets go; nothing awaits under it. A
 //! request to a bound actor takes it shared. Actors nobody uses are removed, so that memory follows what is active.
 //!
-//! Lock order: shard, then parking or the list of active activations. Those two never take another.
+//! Lock order: shard, then parking, policies or the list of active activations. Those never take another.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use dashmap::DashMap;
 use reveille_api::{ActorKey, Epoch, Reason, proto};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     activation::{Activation, Active, Clock, InFlight},
-    actor::{Actor, Parked, WaiterId, Woken},
+    actor::{Actor, Parked, Released, Revoked, WaiterId, Woken},
     binding::{Binding, Grant, Version},
     bounded::Bounded,
     metrics::Metrics,
     parking::{Limit, Parking, Place},
+    policy::{Policies, Policy},
+    refusal::Refused,
 };
 
 /// Many more than cores: an operation on one actor seldom meets one on another.
 const SHARDS: usize = 256;
 /// How long "there is no such actor" is believed.
 const UNKNOWN_MS: u64 = 1_000;
-/// How many such answers are remembered.
-const UNKNOWN_MOST: usize = 4_096;
-/// Of how many actors the policy is remembered while they sleep.
-const POLICIES_MOST: usize = 65_536;
-
-/// What of an actor's template the router enforces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Policy {
-    /// Requests that may wait for it here.
-    pub(crate) max_parked: usize,
-    /// How long one may wait.
-    pub(crate) park: Duration,
-}
+/// How long a browser is told why a wake failed, instead of that one is under way: longer than its page takes to load
+/// itself again.
+const FAILED_MS: u64 = 3_000;
+/// How many wakes that failed are remembered.
+const FAILED_MOST: usize = 4_096;
 
 /// See the module.
 #[derive(Debug)]
@@ -50,11 +44,9 @@ pub(crate) struct Table {
     actors: DashMap<ActorKey, Actor<Waiter>>,
     active: Active,
     parking: Arc<Parking>,
-    /// Actors that do not exist, and until when that is believed.
-    unknown: Mutex<Bounded<ActorKey, u64>>,
-    policies: Mutex<Bounded<ActorKey, Policy>>,
-    /// For actors whose policy is not known; no policy's park budget is above this one's.
-    default_policy: Policy,
+    /// Wakes that failed lately.
+    failed: Mutex<Bounded<ActorKey, Failed>>,
+    policies: Policies,
     next_waiter: AtomicU64,
     clock: Clock,
     metrics: Metrics,
@@ -67,8 +59,29 @@ struct Waiter {
     _place: Place,
 }
 
+/// A wake that failed.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    refused: Refused,
+    at_ms: u64,
+}
+
+/// A request's turn among those that are let go so many at a time. Its drop is the next one's.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    table: Arc<Table>,
+    activation: Arc<Activation>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.activation.end_turn();
+        self.table.turn_over(&self.activation);
+    }
+}
+
 /// What a wait ends with.
-pub(crate) type Outcome = Result<Arrival, Reason>;
+pub(crate) type Outcome = Result<Arrival, Refused>;
 
 /// A request that may go on to its actor.
 #[derive(Debug)]
@@ -91,7 +104,7 @@ pub(crate) enum Admission {
     /// The actor was bound in the meantime.
     Served(Served),
     Waits(Wait),
-    Refused(Reason),
+    Refused(Refused),
 }
 
 /// A place in an actor's queue.
@@ -99,9 +112,22 @@ pub(crate) enum Admission {
 pub(crate) struct Wait {
     pub(crate) id: WaiterId,
     pub(crate) outcome: oneshot::Receiver<Outcome>,
+    /// What is known of the template by now.
+    pub(crate) policy: watch::Receiver<Option<Policy>>,
     pub(crate) deadline: Instant,
     /// Whether a wake has to begin.
     pub(crate) parked: Parked,
+}
+
+/// Whom a caller left who did not want to wait any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Its wait was over already.
+    Nobody,
+    /// An actor that sleeps still.
+    Asleep,
+    /// One that is awake, with others before this caller.
+    Awake,
 }
 
 /// How a wake's reply was taken.
@@ -116,7 +142,7 @@ pub(crate) enum Settled {
 impl Table {
     pub(crate) fn new(
         parking: Arc<Parking>,
-        default_policy: Policy,
+        policies: Policies,
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
@@ -124,9 +150,8 @@ impl Table {
             actors: DashMap::with_shard_amount(SHARDS),
             active: Active::default(),
             parking,
-            unknown: Mutex::new(Bounded::new(UNKNOWN_MOST)),
-            policies: Mutex::new(Bounded::new(POLICIES_MOST)),
-            default_policy,
+            failed: Mutex::new(Bounded::new(FAILED_MOST)),
+            policies,
             next_waiter: AtomicU64::new(0),
             clock,
             metrics,
@@ -150,12 +175,13 @@ impl Table {
         InFlight::adopt(Arc::clone(activation), self.metrics.in_flight.clone())
     }
 
-    /// The cold path: a request that found no binding.
-    pub(crate) fn admit(&self, key: &ActorKey) -> Admission {
-        if self.is_unknown(key) {
-            return Admission::Refused(Reason::ActorNotFound);
+    /// The cold path: a request that found no binding. With `page` it is a browser's, which may get a page.
+    pub(crate) fn admit(&self, key: &ActorKey, page: bool) -> Admission {
+        let known = self.policies.known(key);
+        if let Some(refused) = self.refused(key, page && known.is_some_and(|policy| policy.page)) {
+            return Admission::Refused(refused);
         }
-        let policy = self.policy(key);
+        let policy = known.unwrap_or_else(|| self.policies.default());
         let place = self.parking.take(key.namespace());
         let mut actor = self.actors.entry(key.clone()).or_default();
         if let Some(binding) = actor.binding() {
@@ -171,41 +197,41 @@ impl Table {
                 drop(actor);
                 self.remove_unused(key);
                 self.metrics.parking_refused(limit);
-                return Admission::Refused(match limit {
+                let reason = match limit {
                     Limit::Actor => Reason::ActorParkingFull,
                     Limit::Router | Limit::Namespace => Reason::ParkingFull,
-                });
+                };
+                return Admission::Refused(reason.into());
             }
         };
         let id = WaiterId(self.next_waiter.fetch_add(1, Relaxed));
         let (sender, outcome) = oneshot::channel();
-        let parked = actor.park(id, Waiter { outcome: sender, _place: place });
-        Admission::Waits(Wait { id, outcome, deadline: Instant::now() + policy.park, parked })
+        let (parked, told) = actor.park(id, Waiter { outcome: sender, _place: place }, known);
+        let deadline = Instant::now() + policy.park;
+        Admission::Waits(Wait { id, outcome, policy: told, deadline, parked })
     }
 
-    /// A caller that waited is gone. Does nothing when its wait was over.
-    pub(crate) fn leave(&self, key: &ActorKey, id: WaiterId) {
-        let left = self.actors.get_mut(key).and_then(|mut actor| actor.leave(id));
-        drop(left);
+    /// A caller waits no longer.
+    pub(crate) fn leave(&self, key: &ActorKey, id: WaiterId) -> Left {
+        let Some(mut actor) = self.actors.get_mut(key) else { return Left::Nobody };
+        let Some(waiter) = actor.leave(id) else { return Left::Nobody };
+        let left = if actor.binding().is_some() { Left::Awake } else { Left::Asleep };
+        drop(actor);
+        drop(waiter);
+        left
     }
 
     /// The control plane gave out a binding.
-    pub(crate) fn woken(&self, grant: Grant, phases: &proto::WakePhases) -> Settled {
+    pub(crate) fn woken(self: &Arc<Self>, grant: Grant, phases: &proto::WakePhases) -> Settled {
         let key = grant.actor.clone();
+        let at_a_time = self.policies.known(&key).map_or(0, |policy| policy.concurrency);
         let Some(mut actor) = self.actors.get_mut(&key) else { return Settled::Dropped };
-        match actor.woken(grant, self.clock) {
-            Woken::Bound { binding, waiters } => {
-                if !waiters.is_empty() {
-                    self.active.note(&binding.activation);
-                }
+        match actor.woken(grant, at_a_time, self.clock) {
+            Woken::Bound(released) => {
+                self.note(&released);
                 self.metrics.bindings.inc();
                 drop(actor);
-                for waiter in waiters {
-                    let in_flight = self.adopt(&binding.activation);
-                    let served = Served { binding: Arc::clone(&binding), in_flight };
-                    // One who left in this moment drops it, and with it the count.
-                    let _ = waiter.outcome.send(Ok(Arrival { served, phases: *phases }));
-                }
+                self.let_go(released, phases);
                 Settled::Bound
             }
             Woken::Stale => Settled::Stale,
@@ -217,29 +243,60 @@ impl Table {
         }
     }
 
-    /// The wake ended without a binding.
-    pub(crate) fn failed(&self, key: &ActorKey, reason: Reason) {
-        if reason == Reason::ActorNotFound {
-            let now = self.clock.now_ms();
-            let mut unknown = lock(&self.unknown);
-            unknown.expire(|until| *until <= now);
-            unknown.insert(key.clone(), now + UNKNOWN_MS);
+    /// A turn at an activation is over.
+    fn turn_over(self: &Arc<Self>, activation: &Arc<Activation>) {
+        let Some(mut actor) = self.actors.get_mut(activation.actor()) else { return };
+        let Some(released) = actor.turn_over(activation) else { return };
+        self.note(&released);
+        drop(actor);
+        // Nothing of the wake is left to be told but that it was waited for.
+        self.let_go(released, &proto::WakePhases::default());
+    }
+
+    /// Under the shard's lock.
+    fn note(&self, released: &Released<Waiter>) {
+        if !released.waiters.is_empty() {
+            self.active.note(&released.binding.activation);
         }
+    }
+
+    /// Not under a lock: who left in this moment ends a turn, and so on.
+    fn let_go(self: &Arc<Self>, released: Released<Waiter>, phases: &proto::WakePhases) {
+        let Released { binding, waiters, in_turns } = released;
+        for waiter in waiters {
+            let mut in_flight = self.adopt(&binding.activation);
+            if in_turns {
+                let activation = Arc::clone(&binding.activation);
+                in_flight = in_flight.in_turn(Turn { table: Arc::clone(self), activation });
+            }
+            let served = Served { binding: Arc::clone(&binding), in_flight };
+            // One who left in this moment drops it, and with it the count.
+            let _ = waiter.outcome.send(Ok(Arrival { served, phases: *phases }));
+        }
+    }
+
+    /// The wake ended without a binding.
+    pub(crate) fn failed(&self, key: &ActorKey, refused: Refused) {
+        let now = self.clock.now_ms();
+        let mut failed = lock(&self.failed);
+        failed.expire(|failed| failed.at_ms + FAILED_MS <= now);
+        failed.insert(key.clone(), Failed { refused, at_ms: now });
+        drop(failed);
         let waiters = self.actors.get_mut(key).map(|mut actor| actor.failed()).unwrap_or_default();
         for waiter in waiters {
-            let _ = waiter.outcome.send(Err(reason));
+            let _ = waiter.outcome.send(Err(refused));
         }
         self.remove_unused(key);
     }
 
-    /// Takes a binding back. Returns the activation whose requests have to end before that is acknowledged.
-    pub(crate) fn revoke(&self, key: &ActorKey, version: Version) -> Option<Arc<Activation>> {
+    /// Takes a binding back. For those that still waited to be released a wake has to begin.
+    pub(crate) fn revoke(&self, key: &ActorKey, version: Version) -> Option<Revoked> {
         let revoked = self.actors.get_mut(key)?.revoke(version);
         if revoked.unbound {
             self.metrics.bindings.dec();
         }
         self.remove_unused(key);
-        revoked.draining
+        Some(revoked)
     }
 
     /// An activation that is bound or has requests in flight.
@@ -251,17 +308,19 @@ impl Table {
         self.actors.remove_if_mut(key, |_, actor| actor.is_unused());
     }
 
+    /// The control plane said what is in the actor's template, as the binding came.
+    pub(crate) fn learn(&self, key: ActorKey, policy: &proto::ActorPolicy) {
+        self.policies.learn(key, policy);
+    }
+
+    /// The same, while the wake is under way: it holds for those who wait already.
     pub(crate) fn set_policy(&self, key: ActorKey, policy: &proto::ActorPolicy) {
-        let default = self.default_policy;
-        let park = match policy.park_ms {
-            0 => default.park,
-            ms => Duration::from_millis(ms).min(default.park),
-        };
-        let max_parked = match policy.max_parked {
-            0 => default.max_parked,
-            most => most as usize,
-        };
-        lock(&self.policies).insert(key, Policy { max_parked, park });
+        let policy = self.policies.learn(key.clone(), policy);
+        let beyond = self.actors.get_mut(&key).map(|mut actor| actor.told(policy));
+        for waiter in beyond.unwrap_or_default() {
+            self.metrics.parking_refused(Limit::Actor);
+            let _ = waiter.outcome.send(Err(Reason::ActorParkingFull.into()));
+        }
     }
 
     /// Bindings held and requests in flight, as the control plane is told after a new session began.
@@ -292,13 +351,16 @@ impl Table {
         self.actors.len()
     }
 
-    fn is_unknown(&self, key: &ActorKey) -> bool {
+    /// Why the last wake failed, where that is still the answer.
+    fn refused(&self, key: &ActorKey, page: bool) -> Option<Refused> {
         let now = self.clock.now_ms();
-        lock(&self.unknown).get(key).is_some_and(|until| now < *until)
-    }
-
-    fn policy(&self, key: &ActorKey) -> Policy {
-        lock(&self.policies).get(key).copied().unwrap_or(self.default_policy)
+        let failed = *lock(&self.failed).get(key)?;
+        let believed = match failed.refused.reason {
+            Reason::ActorNotFound => UNKNOWN_MS,
+            _ if page => FAILED_MS,
+            _ => 0,
+        };
+        (now < failed.at_ms + believed).then_some(failed.refused)
     }
 }
 

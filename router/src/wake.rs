@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{binding::Grant, metrics::WakeEnd, router::Router, table::Settled};
+use crate::{binding::Grant, metrics::WakeEnd, refusal::Refused, router::Router, table::Settled};
 
 /// Above the greatest wake deadline, so that the control plane's own answer comes first.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -31,8 +31,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from
 /// Before a wake is asked for again because its reply was stale.
 const STALE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Starts the wake of `actor`, whose first request has just been parked.
-pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: String) {
+/// Starts the wake of `actor`, whose first request has just been parked, or for which requests still wait.
+pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: &str) {
+    let traceparent = traceparent.to_owned();
     router.metrics.wakes_started.inc();
     let wake = Wake { step: router.wakes.begin(actor.clone()), router: Arc::clone(router), actor };
     let span = info_span!("wake", actor = %wake.actor);
@@ -58,15 +59,15 @@ impl Wake {
         let end = match stop.run_until_cancelled(self.to_its_end(request)).await {
             Some(end) => end,
             // This router can wake it no more; another may.
-            None => self.failed(Reason::ControlPlaneUnavailable),
+            None => self.failed(Reason::ControlPlaneUnavailable.into()),
         };
         self.router.metrics.wake_ended(end);
         unsettled.settled = true;
     }
 
-    fn failed(&self, reason: Reason) -> WakeEnd {
-        self.router.table.failed(&self.actor, reason);
-        WakeEnd::Failed(reason)
+    fn failed(&self, refused: Refused) -> WakeEnd {
+        self.router.table.failed(&self.actor, refused);
+        WakeEnd::Failed(refused.reason)
     }
 
     async fn to_its_end(&self, request: WakeRequest) -> WakeEnd {
@@ -96,12 +97,12 @@ impl Wake {
                     // Its message may quote the actor's own words: the control plane keeps it as an event.
                     let reason = failure.reason;
                     match reason {
-                        Reason::ActorNotFound | Reason::ActorStopped => {
+                        Reason::ActorNotFound | Reason::ActorStopped | Reason::QuotaExceeded => {
                             debug!(%reason, "not woken")
                         }
                         _ => warn!(%reason, "not woken"),
                     }
-                    return self.failed(failure.reason);
+                    return self.failed((&failure).into());
                 }
             }
         }
@@ -110,7 +111,7 @@ impl Wake {
     /// The binding of a reply, which must be the actor's that was asked for.
     fn read(&self, mut reply: WakeReply) -> Result<(Grant, WakeReply), Failure> {
         if let Some(policy) = reply.policy.take() {
-            self.router.table.set_policy(self.actor.clone(), &policy);
+            self.router.table.learn(self.actor.clone(), &policy);
         }
         let binding = reply.binding.take();
         let grant = Grant::try_from(
@@ -133,7 +134,7 @@ struct Unsettled<'a> {
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            let end = self.wake.failed(Reason::Internal);
+            let end = self.wake.failed(Reason::Internal.into());
             self.wake.router.metrics.wake_ended(end);
         }
     }

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Where metrics are served
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
+    /// Wakes that a namespace may begin in a minute, as many of them at once; 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    wake_budget: u32,
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
@@ -70,6 +73,7 @@ impl Role for Args {
             token_file: self.token_file(),
             metrics: self.metrics,
             ladder: self.ladder.checked()?,
+            wake_budget: self.wake_budget,
             timings: Timings::default(),
         };
         let wrong = role_error("controlplane");

@@ -70,7 +70,7 @@ pub(crate) struct Args {
     /// File for Envoy's access log; - is Envoy's standard output
     #[arg(long, value_name = "FILE", default_value = STDOUT)]
     access_log: PathBuf,
-    /// Most of the parking places that one namespace may take, in percent
+    /// Most of the parking places that one namespace may take, and of those one actor, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
     namespace_share: u8,

@@ -78,6 +78,7 @@ impl Plan {
                 .with("--data-dir", &self.data_dir)
                 .with("--listen", self.control().to_string())
                 .with("--tcp", args.grpc.to_string())
+                .with("--wake-budget", args.wake_budget.to_string())
                 .with_ladder(args),
             Part::Node => {
                 line.with("--data-dir", &self.data_dir)

@@ -63,6 +63,9 @@ reasons! {
     NoCapacity "no_capacity" 503 Unavailable 5 "No worker is free to run this actor.";
     /// The control plane cannot be reached and no binding is known.
     ControlPlaneUnavailable "control_plane_unavailable" 503 Unavailable 2 "This actor cannot be woken right now.";
+    /// It is being woken, and a browser is shown a page meanwhile that loads itself again. Not in the design's table:
+    /// only where the template asks for it.
+    Waking "waking" 503 Unavailable 1 "This actor is waking up.";
     /// Stopped by its user; traffic does not wake it.
     ActorStopped "actor_stopped" 503 FailedPrecondition 0 "This actor is stopped.";
     /// Its worker died and no snapshot can be used.

@@ -38,6 +38,7 @@ fn config(folder: &std::path::Path) -> Config {
         token_file: folder.join("run/token"),
         metrics: Some(loopback),
         ladder: Default::default(),
+        wake_budget: 0,
         timings: Timings { settle: Duration::from_millis(200), ..Timings::default() },
     }
 }
@@ -182,6 +183,9 @@ async fn a_router_wakes_holds_and_acknowledges_over_its_stream() {
     let mut suspending = control.clone();
     let suspend = async { suspending.suspend_actor(key("a")).await };
     let acknowledge = async {
+        let command = commands.message().await.unwrap().unwrap().command.unwrap();
+        let router_command::Command::Policy(policy) = command else { panic!("{command:?}") };
+        assert_eq!(policy.max_parked, 1000);
         let command = commands.message().await.unwrap().unwrap().command.unwrap();
         let router_command::Command::Revoke(revoke) = command else { panic!("{command:?}") };
         let Revoke { actor, epoch, term, .. } = revoke;

@@ -364,13 +364,14 @@ impl Driver {
         }
     }
 
-    fn policy(&self) -> proto::ActorPolicy {
+    pub(super) fn policy(&self) -> proto::ActorPolicy {
         let wake = &self.template.spec.wake;
         proto::ActorPolicy {
             actor: Some((&self.record.key).into()),
             max_parked: wake.max_parked,
             concurrency: wake.concurrency,
             park_ms: millis(wake.park),
+            page: wake.page,
         }
     }
 

@@ -303,3 +303,53 @@ async fn many_actors_on_few_workers_are_all_served_and_never_two_on_one() {
     assert_eq!(world.node.state().violations, [""; 0]);
     assert!(world.node.state().activations.len() <= 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_router_hears_of_the_policy_while_the_wake_is_under_way() {
+    let extra = ", wake: {maxParked: 7, concurrency: 3, page: true}";
+    let world = World::new(1, extra).await;
+    let key = world.create("a").await;
+    let router = world.router("r", "i1");
+    world.node.starts.send_replace(false);
+    let waking = world.wake_through(&router, &key);
+    let told = eventually("the policy", || {
+        let told = router.policies.lock().unwrap().first().cloned();
+        told.ok_or_else(|| "nothing".to_owned())
+    });
+    let told = tokio::select! {
+        told = told => told,
+        served = waking => panic!("{served:?}"),
+    };
+    let fields = (told.max_parked, told.concurrency, told.page, told.park_ms);
+    assert_eq!(fields, (7, 3, true, 30_000));
+    world.node.starts.send_replace(true);
+    world.wake_through(&router, &key).await.unwrap();
+    let so_far = router.policies.lock().unwrap().len();
+    world.wake_through(&router, &key).await.unwrap();
+    assert_eq!(router.policies.lock().unwrap().len(), so_far, "it is served at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_has_spent_its_wakes_is_refused_until_the_next_is_due() {
+    let world = World::with_budget(4, "", 2).await;
+    let (a, b, c) = (world.create("a").await, world.create("b").await, world.create("c").await);
+    // Those who join cost nothing, nor does one who asks for what serves.
+    let joined = (0..10).map(|_| world.wake(&a));
+    assert!(futures::future::join_all(joined).await.iter().all(Result::is_ok));
+    world.wake(&a).await.unwrap();
+    world.fleet.wake(&b, Asker::User, None, "").await.unwrap();
+    for asker in [Asker::Traffic, Asker::User] {
+        let refused = world.fleet.wake(&c, asker, None, "").await.unwrap_err();
+        assert_eq!(refused.reason, Reason::QuotaExceeded);
+        let wait = refused.retry_after.unwrap().as_secs();
+        assert!((28..=30).contains(&wait), "{wait}");
+    }
+    world.until_event(&c, "WakeRefused").await;
+    let events = world.fleet.events.history(Some(&c)).unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "WakeRefused").count(), 1);
+    let metrics = world.fleet.metrics.encode();
+    assert!(metrics.contains("wake_failures_total{reason=\"quota_exceeded\"} 2"), "{metrics}");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    world.wake(&c).await.unwrap();
+    assert_eq!(world.node.state().count("activate"), 3);
+}

@@ -3,8 +3,8 @@
 use reveille_api::{Epoch, Failure, Reason, manifest::template::OnRestoreFailure};
 
 use super::{
-    Activation, Actor, Asker, Effect, Event, Failed, Goal, Note, Place, Rest, Rules, Running,
-    Serving, Source, Stage, State, Step, Waking, Write, table,
+    Activation, Actor, Asker, Effect, Event, Failed, Goal, NoWake, Note, Place, Rest, Rules,
+    Running, Serving, Source, Stage, State, Step, Waking, Write, table,
 };
 
 impl Step {
@@ -26,7 +26,7 @@ impl Step {
 
 impl Actor {
     /// One transition. Without a row in the [`table`], or when the event is stale, it changes nothing.
-    pub fn apply(&mut self, rules: Rules, event: Event) -> Step {
+    pub fn apply(&mut self, rules: Rules<'_>, event: Event) -> Step {
         let Some(outcomes) = table::outcomes(self.phase(), event.kind()) else {
             return Step::nothing();
         };
@@ -37,7 +37,7 @@ impl Actor {
         step
     }
 
-    fn transition(&mut self, rules: Rules, event: Event) -> Step {
+    fn transition(&mut self, rules: Rules<'_>, event: Event) -> Step {
         match event {
             Event::Wake(asker) => self.wake(rules, asker),
             Event::Suspend(cause, epoch) => self.suspend(cause, epoch),
@@ -74,7 +74,7 @@ impl Actor {
         }
     }
 
-    fn wake(&mut self, rules: Rules, asker: Asker) -> Step {
+    fn wake(&mut self, rules: Rules<'_>, asker: Asker) -> Step {
         match &mut self.state {
             State::Rest(rest) => {
                 let rest = rest.clone();
@@ -83,6 +83,9 @@ impl Actor {
             State::Waking(_) => Step::nothing(),
             State::Running(_) => Step::only(vec![Effect::Serve(Serving::Already)]),
             State::Draining(draining) => {
+                if draining.goal == Goal::Delete {
+                    return Step::only(vec![refuse(deleted())]);
+                }
                 if draining.goal == Goal::Stop && asker == Asker::Traffic {
                     return Step::only(vec![refuse(stopped())]);
                 }
@@ -111,7 +114,7 @@ impl Actor {
         }
     }
 
-    fn wake_from(&mut self, rules: Rules, asker: Asker, rest: Rest) -> Step {
+    fn wake_from(&mut self, rules: Rules<'_>, asker: Asker, rest: Rest) -> Step {
         if matches!(rest, Rest::Stopped(_)) && asker == Asker::Traffic {
             return Step::only(vec![refuse(stopped())]);
         }
@@ -132,6 +135,10 @@ impl Actor {
                 Source::ColdAfterFailure
             }
         };
+        if let Some(NoWake { failure, news }) = rules.no_wake {
+            let note = news.then_some(Effect::Note(Note::Refused(failure.reason)));
+            return Step::only([refuse(failure.clone())].into_iter().chain(note).collect());
+        }
         self.place_for(source, rest)
     }
 
@@ -185,7 +192,7 @@ impl Actor {
         Step { write: Write::Behind, effects }
     }
 
-    fn activate_failed(&mut self, rules: Rules, epoch: Epoch, failure: Failure) -> Step {
+    fn activate_failed(&mut self, rules: Rules<'_>, epoch: Epoch, failure: Failure) -> Step {
         let Some((source, place, _)) = self.starting(epoch) else { return Step::nothing() };
         let Some(snapshot) = source.snapshot() else {
             return self.fail(failure, Effect::Free(epoch, place));

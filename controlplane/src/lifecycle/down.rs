@@ -3,8 +3,8 @@
 use reveille_api::{Epoch, Failure, Reason};
 
 use super::{
-    Activation, Actor, Cause, Checkpointing, Deleting, Draining, Effect, Event, Goal, Lost, Note,
-    Rest, Running, Serving, Snapshot, Source, Stage, State, StayedUp, Step, Waking, Write,
+    Activation, Actor, Cause, Checkpointing, Deleting, Draining, Effect, Goal, Lost, Note, Rest,
+    Running, Serving, Snapshot, Source, Stage, State, StayedUp, Step, Waking,
     apply::{deleted, refuse, stopped},
     newer,
 };
@@ -44,13 +44,13 @@ impl Actor {
             State::Running(running) => {
                 let (activation, term) = (running.activation.clone(), running.term);
                 self.state = State::Draining(Draining { activation, term, cause, goal });
-                Step::first(vec![
-                    Effect::Drain(self.epoch, term, cause),
-                    Effect::Note(Note::SuspendStarted(cause)),
-                ])
+                let note = Effect::Note(Note::SuspendStarted(cause));
+                let note = (goal != Goal::Delete).then_some(note);
+                let drain = Effect::Drain(self.epoch, term, cause);
+                Step::first([drain].into_iter().chain(note).collect())
             }
             State::Draining(draining) => {
-                let more = goal == Goal::Stop && draining.goal != Goal::Stop;
+                let more = goal > draining.goal;
                 if more {
                     draining.goal = goal;
                 }
@@ -84,6 +84,9 @@ impl Actor {
             return self.stay_up(StayedUp::InUse, Note::SuspendCancelled);
         }
         let Draining { activation, term, goal, .. } = draining.clone();
+        if goal == Goal::Delete {
+            return self.begin_deleting();
+        }
         let suspend = Effect::Suspend(epoch, activation.place.clone(), snapshot.clone());
         self.state = State::Checkpointing(Checkpointing {
             activation,
@@ -122,7 +125,8 @@ impl Actor {
         let note = Effect::Note(Note::Suspended(snapshot));
         let mut effects = vec![Effect::Free(epoch, place), note, collect];
         self.state = State::Rest(match goal {
-            Goal::Suspend => Rest::Suspended,
+            // Nothing is saved of what is to be deleted.
+            Goal::Suspend | Goal::Delete => Rest::Suspended,
             Goal::Stop => {
                 effects.push(refuse(stopped()));
                 effects.push(Effect::Note(Note::Stopped));
@@ -175,17 +179,28 @@ impl Actor {
         }
     }
 
+    /// Requests in flight have their time, as at a suspend.
     pub(super) fn delete(&mut self) -> Step {
+        let begun = [
+            refuse(deleted()),
+            Effect::StayedUp(StayedUp::Lost("it is being deleted".into())),
+            Effect::Note(Note::DeleteStarted),
+        ];
+        let serves = matches!(self.state, State::Running(_) | State::Draining(_));
+        let mut step =
+            if serves { self.go_down(Cause::User, Goal::Delete) } else { self.begin_deleting() };
+        if step != Step::nothing() {
+            step.effects.splice(0..0, begun);
+        }
+        step
+    }
+
+    fn begin_deleting(&mut self) -> Step {
         let mut effects = Vec::new();
-        if let State::Running(Running { term, .. }) | State::Draining(Draining { term, .. }) =
-            &self.state
-        {
+        if let State::Draining(Draining { term, .. }) = &self.state {
             effects.push(Effect::Revoke(self.epoch, *term));
         }
         self.state = State::Deleting(Deleting { place: self.place().cloned() });
-        effects.push(refuse(deleted()));
-        effects.push(Effect::StayedUp(StayedUp::Lost("it is being deleted".into())));
-        effects.push(Effect::Note(Note::DeleteStarted));
         effects.push(Effect::Purge);
         Step::first(effects)
     }
@@ -208,6 +223,7 @@ impl Actor {
                 }
                 None => Step::nothing(),
             },
+            State::Draining(Draining { goal: Goal::Delete, .. }) => self.begin_deleting(),
             State::Draining(_) => self.stay_up(StayedUp::InUse, Note::SuspendCancelled),
             State::Checkpointing(c) if !c.resuming => {
                 c.resuming = true;
@@ -238,11 +254,11 @@ impl Actor {
             State::Checkpointing(c) => (c.term, Some(c.snapshot.clone())),
             _ => return Step::nothing(),
         };
-        let stopping = matches!(
-            &self.state,
-            State::Draining(Draining { goal: Goal::Stop, .. })
-                | State::Checkpointing(Checkpointing { goal: Goal::Stop, .. })
-        );
+        let wanted = match &self.state {
+            State::Draining(Draining { goal, .. })
+            | State::Checkpointing(Checkpointing { goal, .. }) => *goal,
+            _ => Goal::Suspend,
+        };
         let Some(activation) = self.activation().cloned() else { return Step::nothing() };
         let place = activation.place.clone();
         let survivor = unreachable.then_some(super::Survivor { activation, term });
@@ -257,12 +273,13 @@ impl Actor {
         effects.push(Effect::StayedUp(StayedUp::Lost(message.clone())));
         effects.push(Effect::Note(Note::Lost(message)));
         let mut step = Step::first(effects);
-        if stopping {
-            // Its user wanted it down, and down it is.
-            let stop = self.apply(super::Rules::default(), Event::Stop);
-            step.effects.extend(stop.effects);
-            step.write = Write::First;
-        }
+        // Its user wanted it down, and down it is.
+        let rest = match wanted {
+            Goal::Suspend => return step,
+            Goal::Stop => self.stop(),
+            Goal::Delete => self.begin_deleting(),
+        };
+        step.effects.extend(rest.effects);
         step
     }
 }

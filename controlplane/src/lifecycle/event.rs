@@ -6,11 +6,22 @@ use serde::{Deserialize, Serialize};
 use super::{Activation, Deadline, Place, Snapshot, Source};
 use crate::clock::Moment;
 
-/// What the template says that decides a transition.
+/// What decides a transition besides the state and the event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rules {
+pub struct Rules<'a> {
     /// When a snapshot cannot be restored.
     pub on_restore_failure: OnRestoreFailure,
+    /// From rest it must not be woken.
+    pub no_wake: Option<&'a NoWake>,
+}
+
+/// Why nothing may be woken now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoWake {
+    /// For who waits.
+    pub failure: Failure,
+    /// It is so since just now: worth an event.
+    pub news: bool,
 }
 
 /// Who wants an actor to serve.

@@ -13,7 +13,7 @@ pub const ROWS: &[Row] = {
     use Kind as K;
     use Phase::*;
     &[
-        (Suspended, K::Wake, &[Placing]),
+        (Suspended, K::Wake, &[Suspended, Placing]),
         (Suspended, K::Stop, &[Stopped]),
         (Suspended, K::Delete, &[Deleting]),
         (Suspended, K::Found, &[Suspended]),
@@ -32,7 +32,7 @@ pub const ROWS: &[Row] = {
         (Lost, K::Absent, &[Lost, Suspended]),
         (Lost, K::Seen, &[Lost]),
 
-        (Failed, K::Wake, &[Placing]),
+        (Failed, K::Wake, &[Failed, Placing]),
         (Failed, K::Stop, &[Stopped]),
         (Failed, K::Delete, &[Deleting]),
         (Failed, K::Found, &[Failed]),
@@ -60,7 +60,7 @@ pub const ROWS: &[Row] = {
         (Running, K::Wake, &[Running]),
         (Running, K::Suspend, &[Running, Draining]),
         (Running, K::Stop, &[Draining]),
-        (Running, K::Delete, &[Deleting]),
+        (Running, K::Delete, &[Draining]),
         (Running, K::Exited, &[Lost]),
         (Running, K::NodeLost, &[Lost]),
         (Running, K::Found, &[Running]),
@@ -70,13 +70,13 @@ pub const ROWS: &[Row] = {
         (Draining, K::Wake, &[Draining, Running]),
         (Draining, K::Suspend, &[Draining]),
         (Draining, K::Stop, &[Draining]),
-        (Draining, K::Delete, &[Deleting]),
-        (Draining, K::Drained, &[Running, Checkpointing]),
-        (Draining, K::Exited, &[Lost, Stopped]),
-        (Draining, K::NodeLost, &[Lost, Stopped]),
+        (Draining, K::Delete, &[Draining]),
+        (Draining, K::Drained, &[Running, Checkpointing, Deleting]),
+        (Draining, K::Exited, &[Lost, Stopped, Deleting]),
+        (Draining, K::NodeLost, &[Lost, Stopped, Deleting]),
         (Draining, K::Found, &[Draining]),
-        (Draining, K::Absent, &[Lost, Stopped]),
-        (Draining, K::DeadlinePassed, &[Running]),
+        (Draining, K::Absent, &[Lost, Stopped, Deleting]),
+        (Draining, K::DeadlinePassed, &[Running, Deleting]),
         (Draining, K::Recover, &[Running, Draining]),
 
         (Checkpointing, K::Wake, &[Checkpointing]),

@@ -8,7 +8,7 @@ use crate::clock::Moment;
 
 mod properties;
 
-const RULES: Rules = Rules { on_restore_failure: OnRestoreFailure::Refuse };
+const RULES: Rules<'_> = Rules { on_restore_failure: OnRestoreFailure::Refuse, no_wake: None };
 
 fn place(n: u32) -> Place {
     // The last one is on another node.
@@ -173,6 +173,53 @@ fn a_wake_while_checkpointing_resumes_and_the_node_decides() {
 }
 
 #[test]
+fn a_delete_drains_first_and_saves_nothing_and_nobody_calls_it_off() {
+    let mut actor = running();
+    let step = actor.apply(RULES, Event::Delete);
+    assert!(step.effects.contains(&Effect::Drain(Epoch(1), 0, Cause::User)), "{step:?}");
+    for asker in [Asker::Traffic, Asker::User] {
+        let step = actor.apply(RULES, Event::Wake(asker));
+        assert_eq!(refused(&step), Some(Reason::ActorNotFound));
+    }
+    actor.apply(RULES, Event::Stop);
+    let step = actor.apply(RULES, drained(1, 0));
+    assert_eq!(actor.phase(), Phase::Deleting);
+    assert_eq!(step.effects, [Effect::Revoke(Epoch(1), 0), Effect::Purge]);
+}
+
+#[test]
+fn a_delete_takes_over_a_suspend_that_drains() {
+    for (cause, term) in [(Cause::User, 0), (Cause::Idle(Moment(0)), 1)] {
+        let mut actor = running();
+        actor.apply(RULES, Event::Suspend(cause, None));
+        actor.apply(RULES, Event::Delete);
+        assert_eq!(actor.phase(), Phase::Draining);
+        actor.apply(RULES, drained(1, term));
+        assert_eq!(actor.phase(), Phase::Deleting, "{cause:?}");
+    }
+}
+
+#[test]
+fn without_a_budget_nothing_is_woken_from_rest_and_what_is_awake_is_not_touched() {
+    let spent = NoWake { failure: failure(Reason::QuotaExceeded), news: true };
+    let rules = Rules { no_wake: Some(&spent), ..RULES };
+    let mut actor = suspended();
+    let step = actor.apply(rules, Event::Wake(Asker::User));
+    assert_eq!((refused(&step), actor.phase()), (Some(Reason::QuotaExceeded), Phase::Suspended));
+    assert!(step.effects.contains(&Effect::Note(Note::Refused(Reason::QuotaExceeded))));
+    let mut actor = running();
+    assert_eq!(refused(&actor.apply(rules, Event::Wake(Asker::Traffic))), None);
+    actor.apply(rules, user_suspend());
+    let step = actor.apply(rules, Event::Wake(Asker::Traffic));
+    assert_eq!(step.effects[0], Effect::Serve(Serving::Resumed), "a resume costs nothing");
+    actor.apply(rules, Event::Stop);
+    actor.apply(rules, drained(1, 1));
+    actor.apply(rules, committed("s1-1", 1));
+    let step = actor.apply(rules, Event::Wake(Asker::Traffic));
+    assert_eq!(refused(&step), Some(Reason::ActorStopped), "its own reason comes first");
+}
+
+#[test]
 fn a_failed_checkpoint_leaves_it_running() {
     let mut actor = checkpointing();
     let event = Event::CheckpointFailed {
@@ -241,7 +288,7 @@ fn a_failed_restore_does_what_the_template_says() {
     use OnRestoreFailure::{ColdStart, PreviousSnapshot, Refuse};
     for reason in [Reason::RestoreFailed, Reason::SnapshotCorrupt] {
         for policy in [Refuse, PreviousSnapshot, ColdStart] {
-            let rules = Rules { on_restore_failure: policy };
+            let rules = Rules { on_restore_failure: policy, ..RULES };
             let mut actor = twice_suspended();
             let failed =
                 |epoch| Event::ActivateFailed { epoch: Epoch(epoch), failure: failure(reason) };
@@ -273,7 +320,7 @@ fn a_failed_restore_does_what_the_template_says() {
 
 #[test]
 fn the_snapshot_that_was_good_becomes_the_previous_one() {
-    let rules = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot };
+    let rules = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot, ..RULES };
     let mut actor = twice_suspended();
     run(
         &mut actor,
@@ -303,7 +350,7 @@ fn a_lost_actor_wakes_from_its_snapshot_or_is_refused_without_one() {
     assert_eq!(actor.phase(), Phase::Lost);
     let step = actor.clone().apply(RULES, Event::Wake(Asker::User));
     assert_eq!(step.effects, [Effect::Place(Source::ColdAfterFailure)]);
-    let cold = Rules { on_restore_failure: OnRestoreFailure::ColdStart };
+    let cold = Rules { on_restore_failure: OnRestoreFailure::ColdStart, ..RULES };
     let step = actor.apply(cold, Event::Wake(Asker::Traffic));
     assert_eq!(step.effects, [Effect::Place(Source::ColdAfterFailure)]);
 
@@ -414,10 +461,9 @@ fn a_node_that_knows_a_higher_epoch_is_caught_up_with() {
 }
 
 #[test]
-fn deletion_kills_the_binding_and_ends_even_when_the_node_is_silent() {
+fn deletion_ends_even_when_the_node_is_silent() {
     let mut actor = running();
-    let step = actor.apply(RULES, Event::Delete);
-    assert_eq!(step.effects[0], Effect::Revoke(Epoch(1), 0));
+    let step = run(&mut actor, RULES, [Event::Delete, drained(1, 0)]);
     assert_eq!(step.effects.last(), Some(&Effect::Purge));
     let step = actor.clone().apply(RULES, Event::Purged);
     assert_eq!(step.effects.last(), Some(&Effect::Remove));

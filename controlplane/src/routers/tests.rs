@@ -45,7 +45,7 @@ impl Rig {
             epoch,
             term,
             in_flight: 2,
-            idle_ms: 0,
+            ..Default::default()
         };
         self.routers.held(router, &proto::Held { bindings: vec![binding], complete });
     }
@@ -95,6 +95,36 @@ async fn only_holders_are_asked_and_the_drain_ends_with_the_last_answer() {
     assert_eq!((drained.in_flight, drained.silent), (0, false));
     assert!(!rig.routers.hold("i1", &actor(), Epoch(1), 0), "revoked is revoked");
     assert!(rig.routers.hold("i1", &actor(), Epoch(1), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_revoked_binding_keep_the_actor_busy_and_hold_no_binding() {
+    let rig = rig();
+    let (_, mut commands) = rig.connect("r1", "i1");
+    rig.tracked(3);
+    let row = proto::HeldBinding {
+        actor: Some((&actor()).into()),
+        epoch: 1,
+        in_flight: 2,
+        revoked: true,
+        ..Default::default()
+    };
+    rig.routers.held("r1", &proto::Held { bindings: vec![row], complete: true });
+    assert_eq!(rig.routers.usage(&actor()), Use::Busy);
+    assert_eq!(rig.routers.list()[0].bindings, 0);
+    assert!(commands.try_recv().is_err(), "nothing is to be revoked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_of_an_activation_that_is_no_more_is_to_be_cut() {
+    let rig = rig();
+    let (_, mut commands) = rig.connect("r1", "i1");
+    rig.tracked(0);
+    rig.held("r1", 7, 4, true);
+    let Some(Command::Revoke(revoke)) = commands.recv().await.unwrap().command else {
+        panic!("no revoke")
+    };
+    assert_eq!((revoke.epoch, revoke.term, revoke.gone), (7, 4, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@
 //! | the request is not HTTP, or its headers are too large | details | `invalid_request`, Envoy's status |
 //! | the router did not answer in time | details | `wake_timeout` |
 //! | too many requests for the router | details | `parking_full` |
+//! | the router says that the actor's process is gone | details | `upstream_reset` |
 //! | the router cannot be reached | details | `control_plane_unavailable` |
 //! | no connection to the actor | flags UF, UH, URX | `upstream_connect_failed` |
 //! | the connection to the actor broke, or it spoke no HTTP | flags UC, UR, LR, UPE | `upstream_reset` |
@@ -66,6 +67,11 @@ const REASONS: &[Row] = &[
     (Seen::Details(".matches('^http[123]\\\\.')"), Reason::InvalidRequest, None),
     (Seen::Details(".startsWith('ext_proc_error_per-message_timeout')"), Reason::WakeTimeout, None),
     (Seen::Details(".matches('^ext_proc_error.*overflow')"), Reason::ParkingFull, None),
+    (
+        Seen::Details(".startsWith('ext_proc_error_gRPC_error_10')"),
+        Reason::UpstreamReset,
+        None,
+    ),
     (Seen::Details(".startsWith('ext_proc_error')"), Reason::ControlPlaneUnavailable, None),
     (
         Seen::Details(".contains('connection_timeout')"),

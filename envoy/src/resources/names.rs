@@ -8,7 +8,8 @@
 //! | go on to an `h2c` actor | the same, with [`PROTOCOL`] = [`H2C`] and `clear_route_cache: true` and an empty `header_mutation` in the `CommonResponse`: the route was chosen before the answer came, and without a mutation Envoy does not choose again |
 //! | refuse | `immediate_response`, with the header [`REASON_HEADER`], its body and `content-type`; for a gRPC caller also `grpc_status` |
 //!
-//! and keeps the stream open: its end is the end of the request. When the actor's answer has trailers, a
+//! and keeps the stream open: its end is the end of the request. Only when the activation is gone the router ends it first,
+//! with the error [`GONE`]; Envoy then ends the request. When the actor's answer has trailers, a
 //! `response_trailers` message follows and must be answered by an empty `response_trailers`.
 //! Header mutations are ignored, but for these headers of an immediate response: `x-reveille-*`, `content-type`,
 //! `retry-after`, `proxy-status`, `cache-control`, `allow`, `www-authenticate`, `grpc-*`.
@@ -38,6 +39,10 @@ pub const H2C: &str = "h2c";
 pub const WAKE: &str = "wake";
 /// Key, optional: becomes a `server-timing` header of the answer, after the actor's own.
 pub const SERVER_TIMING: &str = "server_timing";
+
+/// Message of the error, code `ABORTED`, that the router ends a stream with when the activation its request is at is no
+/// more.
+pub const GONE: &str = "activation_gone";
 
 /// Why a request was refused. On every answer that is not the actor's, never on one that is.
 pub const REASON_HEADER: &str = "x-reveille-reason";

@@ -25,8 +25,13 @@ fn v(epoch: u64, term: u64) -> Version {
     Version::new(epoch, term)
 }
 
+/// Everybody who waits goes on at once.
 fn woken(actor: &mut Actor<u64>, version: Version) -> Woken<u64> {
-    actor.woken(grant(version), Clock::start())
+    actor.woken(grant(version), 0, Clock::start())
+}
+
+fn park(actor: &mut Actor<u64>, id: u64) -> Parked {
+    actor.park(WaiterId(id), id, None).0
 }
 
 fn begun(actor: &Actor<u64>) -> InFlight {
@@ -38,31 +43,31 @@ fn begun(actor: &Actor<u64>) -> InFlight {
 #[test]
 fn the_first_who_waits_starts_the_wake_and_all_who_wait_are_counted_with_the_binding() {
     let mut actor = Actor::default();
-    assert_eq!(actor.park(WaiterId(1), 1), Parked::First);
-    assert_eq!(actor.park(WaiterId(2), 2), Parked::Joined);
-    assert_eq!(actor.park(WaiterId(3), 3), Parked::Joined);
+    assert_eq!(park(&mut actor, 1), Parked::First);
+    assert_eq!(park(&mut actor, 2), Parked::Joined);
+    assert_eq!(park(&mut actor, 3), Parked::Joined);
     assert_eq!(actor.leave(WaiterId(2)), Some(2));
-    let Woken::Bound { binding, waiters } = woken(&mut actor, v(1, 0)) else { panic!("not bound") };
-    assert_eq!(waiters, [1, 3]);
-    assert_eq!(binding.activation.in_flight(), 2);
+    let Woken::Bound(released) = woken(&mut actor, v(1, 0)) else { panic!("not bound") };
+    assert_eq!(released.waiters, [1, 3]);
+    assert_eq!(released.binding.activation.in_flight(), 2);
     assert_eq!(actor.leave(WaiterId(1)), None);
 }
 
 #[test]
 fn a_reply_revoked_before_it_arrived_is_asked_for_again() {
     let mut actor = Actor::default();
-    actor.park(WaiterId(1), 1);
+    park(&mut actor, 1);
     actor.revoke(v(4, 2));
     for stale in [v(4, 2), v(4, 1), v(3, 9)] {
         assert!(matches!(woken(&mut actor, stale), Woken::Stale));
     }
-    assert!(matches!(woken(&mut actor, v(4, 3)), Woken::Bound { .. }));
+    assert!(matches!(woken(&mut actor, v(4, 3)), Woken::Bound(_)));
 }
 
 #[test]
 fn a_stale_reply_nobody_waits_for_ends_the_wake() {
     let mut actor = Actor::default();
-    actor.park(WaiterId(1), 1);
+    park(&mut actor, 1);
     actor.leave(WaiterId(1));
     actor.revoke(v(1, 0));
     assert!(matches!(woken(&mut actor, v(1, 0)), Woken::Dropped));
@@ -79,7 +84,7 @@ fn a_revoke_ends_what_it_names_and_nothing_newer() {
         (v(2, 1), v(1, 9), true),
     ] {
         let mut actor = Actor::default();
-        actor.park(WaiterId(1), 1);
+        park(&mut actor, 1);
         woken(&mut actor, bound);
         let done = actor.revoke(revoked);
         assert_eq!(actor.binding().is_some(), stays, "{bound:?} {revoked:?}");
@@ -91,11 +96,11 @@ fn a_revoke_ends_what_it_names_and_nothing_newer() {
 #[test]
 fn requests_of_a_cancelled_suspend_count_with_those_that_follow() {
     let mut actor = Actor::default();
-    actor.park(WaiterId(1), 1);
+    park(&mut actor, 1);
     woken(&mut actor, v(1, 0));
     let old = begun(&actor);
     let first = actor.revoke(v(1, 0)).draining.unwrap();
-    actor.park(WaiterId(2), 2);
+    park(&mut actor, 2);
     woken(&mut actor, v(1, 1));
     let second = actor.revoke(v(1, 1)).draining.unwrap();
     assert!(Arc::ptr_eq(&first, &second));
@@ -107,7 +112,7 @@ fn requests_of_a_cancelled_suspend_count_with_those_that_follow() {
 #[test]
 fn it_is_kept_while_requests_of_an_earlier_activation_are_in_flight_and_no_longer() {
     let mut actor = Actor::default();
-    actor.park(WaiterId(1), 1);
+    park(&mut actor, 1);
     actor.leave(WaiterId(1));
     woken(&mut actor, v(1, 0));
     let request = begun(&actor);
@@ -115,6 +120,133 @@ fn it_is_kept_while_requests_of_an_earlier_activation_are_in_flight_and_no_longe
     assert!(!actor.is_unused());
     drop(request);
     assert!(actor.is_unused());
+}
+
+fn policy(max_parked: usize) -> Policy {
+    let park = std::time::Duration::from_secs(30);
+    Policy { max_parked, concurrency: 0, park, page: false }
+}
+
+/// A released request: what a `Turn` does, by hand.
+struct Flying {
+    version: Version,
+    request: InFlight,
+    turn: Option<Arc<Activation>>,
+}
+
+fn fly(released: &Released<u64>) -> Vec<Flying> {
+    let Released { binding, waiters, in_turns } = released;
+    let one = |_: &u64| Flying {
+        version: binding.version(),
+        request: InFlight::adopt(Arc::clone(&binding.activation), Gauge::default()),
+        turn: in_turns.then(|| Arc::clone(&binding.activation)),
+    };
+    waiters.iter().map(one).collect()
+}
+
+fn land(actor: &mut Actor<u64>, flying: Flying) -> Option<Released<u64>> {
+    let Flying { request, turn, .. } = flying;
+    let next = turn.and_then(|activation| {
+        activation.end_turn();
+        actor.turn_over(&activation)
+    });
+    drop(request);
+    next
+}
+
+/// Bound, with requests 1 to 5 released two at a time: 1 and 2 are at it.
+fn releasing() -> (Actor<u64>, Vec<Flying>) {
+    let mut actor = Actor::default();
+    for id in 1..=5 {
+        park(&mut actor, id);
+    }
+    let Woken::Bound(released) = actor.woken(grant(v(1, 0)), 2, Clock::start()) else {
+        panic!("not bound")
+    };
+    assert_eq!((&released.waiters[..], actor.parked()), (&[1, 2][..], 3));
+    let flying = fly(&released);
+    (actor, flying)
+}
+
+#[test]
+fn those_who_waited_go_on_so_many_at_a_time_in_their_order_and_the_last_one_ends_it() {
+    let (mut actor, mut flying) = releasing();
+    let mut order = Vec::new();
+    while !flying.is_empty() {
+        assert!(flying.len() <= 2);
+        let released = land(&mut actor, flying.remove(0));
+        assert!(actor.binding().is_some(), "a new request is not held back");
+        if let Some(released) = released {
+            flying.extend(fly(&released));
+            order.extend(released.waiters);
+        }
+    }
+    assert_eq!((order, actor.parked()), (vec![3, 4, 5], 0));
+    assert_eq!(actor.binding().unwrap().activation.turns(), 0);
+}
+
+#[test]
+fn a_revoke_keeps_those_who_were_not_let_go_for_the_next_wake() {
+    let (mut actor, flying) = releasing();
+    let revoked = actor.revoke(v(1, 0));
+    assert!(revoked.left_waiting && revoked.unbound);
+    assert_eq!(revoked.draining.unwrap().in_flight(), 2, "who waits is not in flight");
+    assert_eq!(actor.parked(), 3);
+    for flying in flying {
+        assert!(land(&mut actor, flying).is_none(), "the binding is revoked");
+    }
+    let Woken::Bound(released) = actor.woken(grant(v(2, 0)), 2, Clock::start()) else {
+        panic!("not bound")
+    };
+    assert_eq!(released.waiters, [3, 4]);
+}
+
+#[test]
+fn requests_of_an_earlier_term_keep_their_turns() {
+    let (mut actor, flying) = releasing();
+    actor.revoke(v(1, 0));
+    // The suspend was cancelled: the same process.
+    let Woken::Bound(released) = actor.woken(grant(v(1, 1)), 2, Clock::start()) else {
+        panic!("not bound")
+    };
+    assert_eq!(released.waiters, [0; 0]);
+    let next = flying.into_iter().map(|flying| land(&mut actor, flying).unwrap().waiters);
+    assert_eq!(next.collect::<Vec<_>>(), [[3], [4]]);
+}
+
+#[test]
+fn who_leaves_before_its_turn_lets_the_next_one_go() {
+    let (mut actor, mut flying) = releasing();
+    assert_eq!(actor.leave(WaiterId(3)), Some(3));
+    let next = land(&mut actor, flying.remove(0)).unwrap();
+    assert_eq!(next.waiters, [4]);
+    assert_eq!(actor.leave(WaiterId(5)), Some(5));
+    assert!(land(&mut actor, flying.remove(0)).is_none(), "nobody waits any more");
+}
+
+#[test]
+fn a_limit_that_becomes_known_refuses_the_newest() {
+    let mut actor = Actor::default();
+    let (_, mut told) = actor.park(WaiterId(1), 1, None);
+    for id in 2..=5 {
+        park(&mut actor, id);
+    }
+    assert_eq!(actor.told(policy(3)), [5, 4]);
+    assert_eq!(told.borrow_and_update().unwrap().max_parked, 3);
+    woken(&mut actor, v(1, 0));
+    assert_eq!(actor.told(policy(1)), [0; 0], "nobody waits");
+}
+
+#[test]
+fn an_activation_that_is_gone_is_not_taken_for_one_that_came_back() {
+    let mut actor = Actor::default();
+    park(&mut actor, 1);
+    woken(&mut actor, v(1, 0));
+    let _request = begun(&actor);
+    actor.revoke(v(1, 0)).draining.unwrap().cut();
+    park(&mut actor, 2);
+    woken(&mut actor, v(1, 1));
+    assert!(!actor.binding().unwrap().activation.is_gone());
 }
 
 /// One thing that may happen next. Replies and revokes travel on streams of their own.
@@ -129,6 +261,8 @@ enum Step {
     },
     ReplyArrives,
     WakeFails,
+    /// The template's limit becomes known.
+    Told(usize),
     Revoke,
     RevokeArrives,
     Acknowledge,
@@ -142,6 +276,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => any::<bool>().prop_map(|same_epoch| Step::Grant { same_epoch }),
         2 => Just(Step::ReplyArrives),
         1 => Just(Step::WakeFails),
+        1 => (1..6usize).prop_map(Step::Told),
         2 => Just(Step::Revoke),
         2 => Just(Step::RevokeArrives),
         2 => Just(Step::Acknowledge),
@@ -156,7 +291,9 @@ struct World {
     next: u64,
     waiting: BTreeSet<u64>,
     finished: BTreeMap<u64, &'static str>,
-    in_flight: Vec<(Version, InFlight)>,
+    in_flight: Vec<Flying>,
+    /// The template's.
+    at_a_time: u32,
     /// Wakes the router has under way.
     wakes: usize,
     // The control plane and what is on its way from it.
@@ -185,7 +322,10 @@ impl World {
                 }
             }
             Step::End(n) if *n < self.in_flight.len() => {
-                self.in_flight.swap_remove(*n);
+                let flying = self.in_flight.swap_remove(*n);
+                if let Some(released) = land(&mut self.actor, flying) {
+                    self.released(&released);
+                }
             }
             Step::End(_) => {}
             Step::Grant { same_epoch } => self.grant(*same_epoch),
@@ -202,12 +342,19 @@ impl World {
                     }
                 }
             }
+            Step::Told(most) => {
+                for id in self.actor.told(policy(*most)) {
+                    assert_eq!(Some(&id), self.waiting.last(), "not the newest");
+                    self.finish(id, "beyond the limit");
+                }
+            }
             Step::Revoke => self.revokes.extend(self.current.take()),
             Step::RevokeArrives => {
                 if let Some(version) = self.revokes.pop_front() {
                     self.revoked = self.revoked.max(Some(version));
-                    let draining = self.actor.revoke(version).draining;
-                    self.unacknowledged.push((version, draining));
+                    let revoked = self.actor.revoke(version);
+                    self.wakes += usize::from(revoked.left_waiting);
+                    self.unacknowledged.push((version, revoked.draining));
                 }
             }
             Step::Acknowledge => self.acknowledge(),
@@ -219,10 +366,10 @@ impl World {
         self.next += 1;
         if let Some(binding) = self.actor.binding() {
             let version = binding.version();
-            self.in_flight.push((version, begun(&self.actor)));
+            self.in_flight.push(Flying { version, request: begun(&self.actor), turn: None });
             return;
         }
-        if self.actor.park(WaiterId(id), id) == Parked::First {
+        if park(&mut self.actor, id) == Parked::First {
             self.wakes += 1;
         }
         self.waiting.insert(id);
@@ -241,15 +388,10 @@ impl World {
     }
 
     fn reply_arrives(&mut self, version: Version) {
-        match woken(&mut self.actor, version) {
-            Woken::Bound { binding, waiters } => {
+        match self.actor.woken(grant(version), self.at_a_time, Clock::start()) {
+            Woken::Bound(released) => {
                 self.wakes -= 1;
-                for id in waiters {
-                    self.finish(id, "served");
-                    let request =
-                        InFlight::adopt(Arc::clone(&binding.activation), Gauge::default());
-                    self.in_flight.push((version, request));
-                }
+                self.released(&released);
             }
             Woken::Stale => assert!(!self.waiting.is_empty()),
             Woken::Dropped => {
@@ -259,11 +401,20 @@ impl World {
         }
     }
 
+    fn released(&mut self, released: &Released<u64>) {
+        for id in &released.waiters {
+            assert_eq!(Some(id), self.waiting.first(), "out of order");
+            self.finish(*id, "served");
+        }
+        self.in_flight.extend(fly(released));
+    }
+
     fn acknowledge(&mut self) {
         let in_flight = &self.in_flight;
         self.unacknowledged.retain(|(version, activation)| {
             let rests = activation.as_ref().is_none_or(|activation| activation.in_flight() == 0);
-            let used = in_flight.iter().any(|(v, _)| v.epoch == version.epoch && v <= version);
+            let used =
+                in_flight.iter().any(|f| f.version.epoch == version.epoch && f.version <= *version);
             assert!(!(rests && used), "{version:?} is acknowledged with requests at it");
             !rests
         });
@@ -275,12 +426,17 @@ impl World {
         if let Some(binding) = self.actor.binding() {
             assert!(Some(binding.version()) > self.revoked, "a revoked binding is given out");
             let epoch = binding.activation.epoch();
-            let at_it = self.in_flight.iter().filter(|(version, _)| version.epoch == epoch).count();
+            let at_it = self.in_flight.iter().filter(|f| f.version.epoch == epoch).count();
             assert!(binding.activation.in_flight() as usize <= at_it);
             assert_eq!(self.wakes, 0);
         }
+        for flying in self.in_flight.iter().filter_map(|f| f.turn.as_ref()) {
+            assert!(flying.turns() <= self.at_a_time, "too many at a time");
+        }
         if !self.waiting.is_empty() {
-            assert_eq!(self.wakes, 1, "requests wait for nothing");
+            let turns = self.actor.binding().map_or(0, |bound| bound.activation.turns());
+            let for_a_turn = self.at_a_time > 0 && turns == self.at_a_time;
+            assert!(self.wakes == 1 || for_a_turn, "requests wait for nothing");
         }
     }
 }
@@ -289,8 +445,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn no_interleaving_breaks_a_promise(steps in steps()) {
-        let mut world = World::default();
+    fn no_interleaving_breaks_a_promise(steps in steps(), at_a_time in 0..4u32) {
+        let mut world = World { at_a_time, ..World::default() };
         for step in &steps {
             world.step(step);
             world.check();
@@ -304,8 +460,11 @@ proptest! {
             world.step(&Step::WakeFails);
         }
         world.check();
+        while !world.in_flight.is_empty() {
+            world.step(&Step::End(0));
+            world.check();
+        }
         prop_assert!(world.waiting.is_empty());
-        world.in_flight.clear();
         world.acknowledge();
         prop_assert!(world.unacknowledged.is_empty());
         if let Some(binding) = world.actor.binding() {

@@ -115,8 +115,8 @@ async fn an_actors_own_limit_is_its_templates() {
     let policy = ActorPolicy {
         actor: Some((&counter()).into()),
         max_parked: 2,
-        concurrency: 0,
         park_ms: 60_000,
+        ..Default::default()
     };
     session.command(Command::Policy(policy)).await;
     // Commands are obeyed in order: once this one is acknowledged, so is the policy.
@@ -222,4 +222,127 @@ async fn with_the_control_plane_away_a_sleeping_actor_is_refused_soon() {
     let began = tokio::time::Instant::now();
     assert_eq!(rig.get(HOST).await.reason().await, "control_plane_unavailable");
     assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+}
+
+fn policy(max_parked: u32, concurrency: u32, page: bool) -> ActorPolicy {
+    ActorPolicy { actor: Some((&counter()).into()), max_parked, concurrency, park_ms: 0, page }
+}
+
+#[tokio::test]
+async fn a_limit_told_while_requests_wait_refuses_the_newest_of_them() {
+    let (rig, mut fake, session) = Rig::in_session().await;
+    let mut waiting = Vec::new();
+    for parked in 1..=4 {
+        waiting.push(rig.get(HOST).await);
+        eventually(parked, || rig.router.metrics.parked.get()).await;
+    }
+    let wake = fake.wake().await;
+    session.command(Command::Policy(policy(2, 0, false))).await;
+    for refused in waiting.split_off(2).iter_mut() {
+        assert_eq!(refused.reason().await, "actor_parking_full");
+    }
+    assert_eq!(rig.router.metrics.parked.get(), 2);
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    for exchange in &mut waiting {
+        exchange.endpoint().await;
+    }
+}
+
+#[tokio::test]
+async fn one_actor_cannot_take_all_places_of_its_namespace_whatever_its_template_says() {
+    let ladder = Ladder::new(Duration::from_secs(5), Duration::from_secs(10), 16, 100).unwrap();
+    let (rig, mut fake) = Rig::with(|config| config.ladder = ladder).await;
+    let session = fake.welcomed().await;
+    session.command(Command::Policy(policy(1_000, 0, false))).await;
+    session.revoke(1, 0, 0).await;
+    eventually(1, || rig.router.metrics.revokes.get()).await;
+    // Half of the places is one namespace's, and half of those one actor's.
+    let waiting = join_all((0..4).map(|_| rig.get(HOST))).await;
+    eventually(4, || rig.router.metrics.parked.get()).await;
+    assert_eq!(rig.get(HOST).await.reason().await, "actor_parking_full");
+    let _other = rig.get("other.demo.actors.test").await;
+    eventually(5, || rig.router.metrics.parked.get()).await;
+    drop(waiting);
+}
+
+#[tokio::test]
+async fn those_who_waited_are_let_go_in_turns_and_a_new_request_is_not_held_back() {
+    let (rig, mut fake, mut session) = Rig::in_session().await;
+    let mut waiting = Vec::new();
+    for parked in 1..=5 {
+        waiting.push(rig.get(HOST).await);
+        eventually(parked, || rig.router.metrics.parked.get()).await;
+    }
+    let limited = Some(policy(100, 2, false));
+    let woken = reply(binding(&counter(), 1, 0));
+    fake.wake().await.reply(proto::WakeReply { policy: limited.clone(), ..woken });
+    for exchange in &mut waiting[..2] {
+        assert_eq!(exchange.endpoint().await, "10.0.0.1:20000");
+    }
+    let (parked, in_flight) = (&rig.router.metrics.parked, &rig.router.metrics.in_flight);
+    assert_eq!((parked.get(), in_flight.get()), (3, 2));
+    assert_eq!(rig.get(HOST).await.endpoint().await, "10.0.0.1:20000");
+    eventually(2, || in_flight.get()).await;
+    assert_eq!(parked.get(), 3, "the end of a request without a turn lets nobody go");
+    waiting.remove(0);
+    assert_eq!(waiting[1].endpoint().await, "10.0.0.1:20000");
+    eventually((2, 2), || (parked.get(), in_flight.get())).await;
+    // A revoke leaves the rest waiting, and waits for none of them.
+    session.revoke(1, 0, 10_000).await;
+    let wake = fake.wake().await;
+    assert_eq!(parked.get(), 2);
+    let rest = waiting.split_off(2);
+    drop(waiting);
+    assert!(matches!(session.word().await, proto::router_report::Report::RevokeAck(_)));
+    let woken = reply(binding(&counter(), 2, 0));
+    wake.reply(proto::WakeReply { policy: limited, ..woken });
+    for mut exchange in rest {
+        assert_eq!(exchange.endpoint().await, "10.0.0.2:20000");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_is_shown_a_page_as_soon_as_the_template_is_known_and_the_wake_goes_on() {
+    let (rig, mut fake, session) = Rig::in_session().await;
+    let browser = "text/html,application/xhtml+xml,*/*;q=0.8";
+    let open = async |method, accept| {
+        let headers = [(":authority", HOST), (":method", method), ("accept", accept)];
+        Exchange::begin(&rig.envoy, &headers).await
+    };
+    let mut page = open("GET", browser).await;
+    let mut others = [open("POST", browser).await, open("GET", "*/*").await];
+    eventually(3, || rig.router.metrics.parked.get()).await;
+    let wake = fake.wake().await;
+    session.command(Command::Policy(policy(100, 0, true))).await;
+    let Answer::Refused(shown) = page.answer().await else { panic!("routed") };
+    assert_eq!((shown.details.as_str(), shown.status.unwrap().code), ("reveille_waking", 503));
+    assert!(String::from_utf8(shown.body).unwrap().contains("http-equiv=\"refresh\""));
+    assert_eq!(open("HEAD", browser).await.reason().await, "waking");
+    assert_eq!(rig.router.metrics.parked.get(), 2);
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    for exchange in &mut others {
+        exchange.endpoint().await;
+    }
+    open("GET", browser).await.endpoint().await;
+    assert!(fake.wakes.try_recv().is_err(), "a second wake");
+}
+
+#[tokio::test]
+async fn a_browser_is_told_once_why_the_wake_behind_its_page_failed() {
+    let (rig, mut fake, session) = Rig::in_session().await;
+    session.command(Command::Policy(policy(100, 0, true))).await;
+    session.revoke(1, 0, 0).await;
+    eventually(1, || rig.router.metrics.revokes.get()).await;
+    let open = async || {
+        let headers = [(":authority", HOST), (":method", "GET"), ("accept", "text/html")];
+        Exchange::begin(&rig.envoy, &headers).await.reason().await
+    };
+    assert_eq!(open().await, "waking");
+    fake.wake().await.fail(Reason::RestoreFailed);
+    eventually(0, || rig.router.wakes.len()).await;
+    assert_eq!(open().await, "restore_failed");
+    // Everybody else tries again at once.
+    let mut other = rig.get(HOST).await;
+    fake.wake().await.fail(Reason::StartFailed);
+    assert_eq!(other.reason().await, "start_failed");
 }

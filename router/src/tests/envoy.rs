@@ -115,6 +115,11 @@ impl Exchange {
         soon("end of the answers", ended).await;
     }
 
+    /// The error that the router ends it with.
+    pub(super) async fn error(&mut self) -> tonic::Status {
+        soon("error", async { self.answers.message().await.err() }).await
+    }
+
     async fn next(&mut self) -> ProcessingResponse {
         soon("answer", self.answers.recv()).await
     }

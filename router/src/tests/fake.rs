@@ -121,7 +121,7 @@ impl Session {
 
     pub(super) async fn revoke(&self, epoch: u64, term: u64, drain_ms: u64) {
         let actor = Some((&super::counter()).into());
-        self.command(Command::Revoke(Revoke { actor, epoch, term, drain_ms })).await;
+        self.command(Command::Revoke(Revoke { actor, epoch, term, drain_ms, gone: false })).await;
     }
 }
 

@@ -2,8 +2,13 @@
 
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
-use axum::{Router as Routes, http::HeaderMap, routing::get};
-use reveille_api::{Reason, task};
+use axum::{Router as Routes, body::Body, http::HeaderMap, routing::get};
+use futures::StreamExt;
+use reveille_api::{
+    Reason,
+    proto::{Revoke, router_command::Command},
+    task,
+};
 use reveille_envoy::supervisor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -57,7 +62,16 @@ impl Front {
             "slow"
         };
         let host = async |headers: HeaderMap| format!("{:?}", headers["host"]);
-        let routes = Routes::new().route("/", get(host)).route("/slow", get(slow));
+        let stuck = async || std::future::pending::<()>().await;
+        let half = async || {
+            let first = futures::stream::iter([Ok::<_, std::io::Error>("half")]);
+            Body::from_stream(first.chain(futures::stream::pending()))
+        };
+        let routes = Routes::new()
+            .route("/", get(host))
+            .route("/slow", get(slow))
+            .route("/stuck", get(stuck))
+            .route("/half", get(half));
         task::spawn(&mut running, "actor", async move {
             axum::serve(listener, routes).await.unwrap();
         });
@@ -153,5 +167,40 @@ async fn a_refusal_reaches_every_kind_of_caller_in_its_shape() {
     assert!(grpc.contains("x-reveille-reason: actor_not_found"), "{grpc}");
     let page = front.ask("GET /", "accept: text/html\r\n").await;
     assert!(page.contains("content-type: text/html") && page.contains("<!doctype html>"), "{page}");
+    front.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_process_is_gone_its_requests_end_at_once_as_a_reset_or_in_our_shape() {
+    let Some(binary) = envoy() else { return };
+    let mut front = Front::start(binary).await;
+    let session = front.fake.welcomed().await;
+    let first = front.begin("GET /", "").await;
+    front.bind(1).await;
+    answer(first).await;
+    let stuck = front.begin("GET /stuck", "").await;
+    let grpc = "content-type: application/grpc\r\ncontent-length: 0\r\n";
+    let call = front.begin("GET /stuck", grpc).await;
+    let mut half = front.begin("GET /half", "").await;
+    let mut begun = String::new();
+    while !begun.contains("half") {
+        let mut bytes = [0; 1024];
+        let read = half.read(&mut bytes).await.unwrap();
+        begun.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    eventually(3, || front.rig.router.metrics.in_flight.get()).await;
+    let actor = Some((&counter()).into());
+    let revoke = Revoke { actor, epoch: 1, gone: true, ..Revoke::default() };
+    session.command(Command::Revoke(revoke)).await;
+    let text = answer(stuck).await;
+    assert!(text.starts_with("HTTP/1.1 503"), "{text}");
+    assert!(text.contains("x-reveille-reason: upstream_reset"), "{text}");
+    let text = answer(call).await;
+    assert!(text.contains("grpc-status: 14") && text.contains("upstream_reset"), "{text}");
+    // What has begun cannot be answered again: the body does not come to its end.
+    let mut rest = Vec::new();
+    let _ = half.read_to_end(&mut rest).await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    eventually(0, || front.rig.router.metrics.in_flight.get()).await;
     front.end().await;
 }

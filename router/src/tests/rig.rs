@@ -6,11 +6,10 @@ use prometheus_client::registry::Registry;
 use reveille_api::{
     Ladder,
     net::{Address, Transport},
-    proto::RevokeAck,
     task,
 };
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -129,15 +128,7 @@ impl Rig {
 
 /// Only the router's core.
 pub(super) fn core(ladder: Ladder, control_plane: Channel) -> Arc<Router> {
-    core_with_acks(ladder, control_plane).0
-}
-
-pub(super) fn core_with_acks(
-    ladder: Ladder,
-    control_plane: Channel,
-) -> (Arc<Router>, mpsc::UnboundedReceiver<RevokeAck>) {
-    let (acks, received) = mpsc::unbounded_channel();
     let zone = "actors.test".parse().unwrap();
-    let parts = Parts { name: "router-1".into(), zone, ladder, share: 50, acks };
-    (parts.assemble(control_plane, &mut Registry::default()), received)
+    let parts = Parts { name: "router-1".into(), zone, ladder, share: 50 };
+    parts.assemble(control_plane, &mut Registry::default())
 }

@@ -6,23 +6,19 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::{
-    ActorKey,
-    proto::{self, RevokeAck},
-    task,
-};
-use tokio::{sync::mpsc, task::JoinSet};
+use reveille_api::{ActorKey, proto, task};
+use tokio::task::JoinSet;
 
 use super::{
     binding, eventually,
     fake::{Fake, Wake},
     reply,
-    rig::{core_with_acks, ladder},
+    rig::{core, ladder},
 };
 use crate::{
     binding::Version,
     revoke::revoke,
-    router::{Request, Router},
+    router::{Cold, Request, Router},
     table::Served,
 };
 
@@ -92,14 +88,14 @@ async fn requests(router: Arc<Router>, world: Shared) {
         let key = actor(rand::random_range(0..ACTORS));
         let floor = with(&world, &key, |actor| actor.revoked);
         let host = format!("{}.actors.test", key.host_prefix());
-        match router.request(Some(&host), None) {
+        match router.request(Some(&host), Cold::default) {
             Request::Served(served) => request(&world, &key, floor, served).await,
             Request::Parked(mut ticket) if rand::random_bool(0.8) => {
                 let arrival = ticket.wait().await.expect("a binding");
                 request(&world, &key, floor, arrival.served).await;
             }
             Request::Parked(_leaves) => a_moment().await,
-            Request::Refused(reason) => panic!("{reason}"),
+            Request::Refused(refused) => panic!("{refused:?}"),
         }
     }
 }
@@ -124,15 +120,18 @@ async fn revokes(router: Arc<Router>, world: Shared) {
         let Some((epoch, term)) = running else { continue };
         a_moment().await;
         let actor = Some((&key).into());
-        revoke(&router, proto::Revoke { actor, epoch, term, drain_ms: 60_000 }).unwrap();
+        let gone = false;
+        let asked = proto::Revoke { actor, epoch, term, drain_ms: 60_000, gone };
+        revoke(&router, asked).unwrap();
         with(&world, &key, |actor| {
             actor.revoked = actor.revoked.max(Some(Version::new(epoch, term)));
         });
     }
 }
 
-async fn acks(world: Shared, mut acks: mpsc::UnboundedReceiver<RevokeAck>) {
-    while let Some(ack) = acks.recv().await {
+async fn acks(router: Arc<Router>, world: Shared) {
+    loop {
+        let ack = router.acks.next().await;
         let key = ActorKey::try_from(ack.actor.clone()).unwrap();
         assert_eq!(ack.in_flight, 0);
         let at_it: u32 = with(&world, &key, |actor| {
@@ -147,10 +146,10 @@ async fn acks(world: Shared, mut acks: mpsc::UnboundedReceiver<RevokeAck>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_given_out_twice_or_left_behind() {
     let (mut fake, channel) = Fake::in_memory();
-    let (router, received) = core_with_acks(ladder(), channel);
+    let router = core(ladder(), channel);
     let world = Shared::default();
     let mut around = JoinSet::new();
-    task::spawn(&mut around, "acks", acks(Arc::clone(&world), received));
+    task::spawn(&mut around, "acks", acks(Arc::clone(&router), Arc::clone(&world)));
     let replies = Arc::clone(&world);
     task::spawn(&mut around, "control plane", async move {
         let mut answers = JoinSet::new();

@@ -14,12 +14,12 @@ use super::{
     reply,
     rig::{core, ladder},
 };
-use crate::router::{Request, Router, Ticket};
+use crate::router::{Cold, Request, Router, Ticket};
 
 const S: Duration = Duration::from_secs(1);
 
 fn park(router: &Arc<Router>) -> Ticket {
-    match router.request(Some(HOST), None) {
+    match router.request(Some(HOST), Cold::default) {
         Request::Parked(ticket) => ticket,
         other => panic!("{other:?}"),
     }
@@ -29,7 +29,7 @@ fn park(router: &Arc<Router>) -> Ticket {
 async fn refused(mut ticket: Ticket) -> (Reason, Duration) {
     let since = Instant::now();
     let reason = ticket.wait().await.map(|arrival| arrival.served.binding.version());
-    (reason.unwrap_err(), since.elapsed())
+    (reason.unwrap_err().reason, since.elapsed())
 }
 
 fn about(duration: Duration) -> std::ops::Range<Duration> {
@@ -50,7 +50,7 @@ async fn a_request_is_refused_at_its_budget_and_the_wake_serves_the_next() {
     while router.table.bindings(1).is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(router.request(Some(HOST), None), Request::Served(_)));
+    assert!(matches!(router.request(Some(HOST), Cold::default), Request::Served(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,4 +117,46 @@ async fn a_router_that_stops_answers_those_who_wait() {
     assert_eq!(refused(ticket).await.0, Reason::ControlPlaneUnavailable);
     router.tasks.close();
     router.tasks.wait().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_told_while_a_request_waits_holds_for_it() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(ladder(), channel);
+    let ticket = park(&router);
+    let _never = fake.wake().await;
+    let policy = ActorPolicy { park_ms: 700, ..Default::default() };
+    router.table.set_policy(counter(), &policy);
+    let (reason, took) = refused(ticket).await;
+    assert_eq!(reason, Reason::WakeTimeout);
+    assert!(about(S * 7 / 10).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_for_its_turn_is_told_that_the_actor_is_slow() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(ladder(), channel);
+    let (mut first, second) = (park(&router), park(&router));
+    let policy = ActorPolicy { concurrency: 1, ..Default::default() };
+    let reply = reply(binding(&counter(), 1, 0));
+    fake.wake().await.reply(WakeReply { policy: Some(policy), ..reply });
+    let _slow = first.wait().await.unwrap();
+    assert_eq!(refused(second).await.0, Reason::UpstreamTimeout);
+    assert_eq!(router.table.parking().taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_with_its_turn_in_hand_passes_it_on() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(ladder(), channel);
+    let (first, mut second) = (park(&router), park(&router));
+    let policy = ActorPolicy { concurrency: 1, ..Default::default() };
+    let reply = reply(binding(&counter(), 1, 0));
+    fake.wake().await.reply(WakeReply { policy: Some(policy), ..reply });
+    while router.table.bindings(1).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Its arrival was sent and never taken.
+    drop(first);
+    assert!(second.wait().await.is_ok());
 }

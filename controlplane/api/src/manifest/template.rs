@@ -223,14 +223,23 @@ pub struct Wake {
     pub park: Duration,
     /// Requests that may wait for one actor on one router.
     pub max_parked: u32,
-    /// Waiting requests released at a time; 0 = all at once.
+    /// Of the requests that waited, how many may be at the actor at a time after a wake; 0 = all of them.
     pub concurrency: u32,
+    /// A browser that opens a page of the actor while it sleeps gets a small page at once, which loads itself again until
+    /// the actor answers. Everybody else waits as ever.
+    pub page: bool,
 }
 
 impl Default for Wake {
     fn default() -> Self {
         let ladder = Ladder::default();
-        Self { timeout: ladder.wake(), park: ladder.park(), max_parked: 1000, concurrency: 0 }
+        Self {
+            timeout: ladder.wake(),
+            park: ladder.park(),
+            max_parked: 1000,
+            concurrency: 0,
+            page: false,
+        }
     }
 }
 

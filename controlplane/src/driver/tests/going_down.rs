@@ -236,6 +236,26 @@ async fn a_deleted_actor_leaves_nothing_and_its_name_goes_on_counting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_delete_gives_requests_until_the_drain_deadline_and_then_ends_them() {
+    let world = World::new(1, ", drain: {timeout: 7s}").await;
+    let key = world.create("a").await;
+    let router = world.router("r", "i1");
+    world.wake_through(&router, &key).await.unwrap();
+    *router.in_flight.lock().unwrap() = (1, 0);
+    let begun = Instant::now();
+    let mut delete = world.going_down(&key, Down::Delete);
+    world.until(&key, Phase::Draining).await;
+    assert_eq!(world.wake(&key).await.unwrap_err().reason, Reason::ActorNotFound);
+    delete.join_next().await.unwrap().unwrap().unwrap().unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 7);
+    let revoked: Vec<_> =
+        router.revoked.lock().unwrap().iter().map(|r| (r.drain_ms, r.gone)).collect();
+    assert_eq!(revoked, [(7_000, false), (0, true)]);
+    assert_eq!(world.node.state().count("suspend"), 0);
+    assert!(world.node.state().activations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_actor_can_be_deleted_while_its_node_is_away_and_is_swept_when_it_returns() {
     let mut world = World::new(1, "").await;
     let key = world.create("a").await;

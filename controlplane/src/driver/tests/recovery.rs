@@ -46,7 +46,7 @@ async fn a_crash_while_running_changes_nothing_and_the_router_is_known_again() {
         epoch: served.binding.epoch,
         term: served.binding.term,
         in_flight: 1,
-        idle_ms: 0,
+        ..Default::default()
     };
     let held = proto::Held { bindings: vec![held], complete: true };
     world.fleet.routers.held("r", &held);

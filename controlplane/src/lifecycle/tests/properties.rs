@@ -1,5 +1,7 @@
 //! Random lives, with late and repeated events, crashes in between, and any policy.
 
+use std::sync::LazyLock;
+
 use super::*;
 
 /// Something that may happen; made into an event that fits the present state, or deliberately does not.
@@ -19,6 +21,8 @@ enum Nudge {
     Absent(bool),
     Seen(u64),
     Deadline,
+    /// Its namespace has spent its wakes, or has some again.
+    Spent(bool),
     Crash,
     /// An earlier event, again.
     Replay(prop::sample::Index),
@@ -38,17 +42,21 @@ fn nudge() -> impl Strategy<Value = Nudge> {
         3 => any::<bool>().prop_map(Nudge::Absent),
         1 => (0..9u64).prop_map(Nudge::Seen),
         1 => Just(Nudge::Deadline),
+        1 => any::<bool>().prop_map(Nudge::Spent),
         2 => Just(Nudge::Crash),
         4 => any::<prop::sample::Index>().prop_map(Nudge::Replay),
     ]
 }
+
+static SPENT: LazyLock<NoWake> =
+    LazyLock::new(|| NoWake { failure: failure(Reason::QuotaExceeded), news: true });
 
 /// An actor with everything around it that a test must know.
 struct World {
     actor: Actor,
     /// As a crash would leave it.
     stored: Actor,
-    rules: Rules,
+    rules: Rules<'static>,
     history: Vec<Event>,
     /// Epochs whose bindings were given out and not revoked.
     given_out: BTreeSet<Epoch>,
@@ -57,7 +65,7 @@ struct World {
 }
 
 impl World {
-    fn new(rules: Rules) -> Self {
+    fn new(rules: Rules<'static>) -> Self {
         let actor = Actor::new(Epoch(0));
         Self {
             stored: actor.clone(),
@@ -133,7 +141,7 @@ impl World {
         }
     }
 
-    fn event(&self, nudge: Nudge) -> Event {
+    fn event(&mut self, nudge: Nudge) -> Event {
         let epoch = self.actor.epoch;
         match nudge {
             Nudge::Wake(user) => Event::Wake(if user { Asker::User } else { Asker::Traffic }),
@@ -159,6 +167,10 @@ impl World {
                 Some(deadline) => Event::DeadlinePassed(deadline),
                 None => Event::DeadlinePassed(Deadline::Purge),
             },
+            Nudge::Spent(spent) => {
+                self.rules.no_wake = spent.then(|| &*SPENT);
+                Event::Seen(Epoch(0))
+            }
             Nudge::Crash => Event::Recover,
             Nudge::Replay(index) if !self.history.is_empty() => index.get(&self.history).clone(),
             Nudge::Replay(_) => Event::Purged,
@@ -263,10 +275,10 @@ fn quoted(event: &Event) -> Option<Epoch> {
     }
 }
 
-fn rules() -> impl Strategy<Value = Rules> {
+fn rules() -> impl Strategy<Value = Rules<'static>> {
     use OnRestoreFailure::{ColdStart, PreviousSnapshot, Refuse};
     prop::sample::select(vec![Refuse, PreviousSnapshot, ColdStart])
-        .prop_map(|on_restore_failure| Rules { on_restore_failure })
+        .prop_map(|on_restore_failure| Rules { on_restore_failure, ..RULES })
 }
 
 proptest! {
@@ -292,10 +304,12 @@ proptest! {
 }
 
 /// Lives too rare for chance.
-fn directed() -> Vec<(Rules, Vec<Nudge>)> {
-    use Nudge::{Absent, Answer, Deadline, Exited, Found, NodeLost, Place, Stop, Suspend, Wake};
+fn directed() -> Vec<(Rules<'static>, Vec<Nudge>)> {
+    use Nudge::{
+        Absent, Answer, Deadline, Delete, Exited, Found, NodeLost, Place, Stop, Suspend, Wake,
+    };
     let up_and_down = |n| [Wake(true), Place(n), Answer(3), Suspend(0), Answer(1), Answer(2)];
-    let previous = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot };
+    let previous = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot, ..RULES };
     let survivor = vec![Wake(true), Place(0), Answer(3), NodeLost, Wake(true), Found(0, true)];
     let mut elsewhere = [up_and_down(2), up_and_down(0)].concat();
     elsewhere.extend([Wake(true), Place(0), Answer(0)]);
@@ -303,6 +317,7 @@ fn directed() -> Vec<(Rules, Vec<Nudge>)> {
     let stopped = [&up[..], &[NodeLost, Found(0, true)]].concat();
     let adopted = [&up_and_down(0)[..5], &[NodeLost, Wake(true), Absent(true)]].concat();
     let died = |how| [&up[..], &[Answer(1), Exited, Answer(how)]].concat();
+    let deleted = |how| [&up[..3], &[Delete, how]].concat();
     vec![
         (RULES, survivor),
         (previous, elsewhere),
@@ -311,6 +326,12 @@ fn directed() -> Vec<(Rules, Vec<Nudge>)> {
         (RULES, adopted),
         (RULES, died(0)),
         (RULES, died(1)),
+        (RULES, [&up_and_down(0)[..5], &[Exited, Answer(1)]].concat()),
+        (RULES, deleted(Answer(1))),
+        (RULES, deleted(Exited)),
+        (RULES, deleted(NodeLost)),
+        (RULES, deleted(Absent(false))),
+        (RULES, deleted(Deadline)),
     ]
 }
 
