@@ -36,7 +36,6 @@ use tokio::sync::watch;
 
 use crate::{
     activation::{Activation, Clock},
-    answer,
     binding::{Binding, Grant, Version},
     policy::Policy,
 };
@@ -210,7 +209,6 @@ impl<W> Actor<W> {
         let waiters = std::mem::take(&mut waking.waiters);
         let activation = self.activation(&grant, clock);
         let binding = Arc::new(Binding {
-            answer: answer::warm(grant.endpoint, grant.protocol),
             activation,
             term: grant.version.term,
             endpoint: grant.endpoint,

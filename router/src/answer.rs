@@ -9,7 +9,14 @@
 //! | `wake` | answers to requests that were parked | how the activation came to serve |
 //! | `server_timing` | the same | a `Server-Timing` value: what the request waited for, in milliseconds |
 
-use std::{collections::HashMap, fmt::Write, net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::{Cursor, Write as _},
+    net::SocketAddr,
+    sync::OnceLock,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use envoy_types::pb::{
@@ -25,9 +32,42 @@ use reveille_envoy::resources::names;
 
 use crate::{binding::Protocol, ext_proc::wire::Phase};
 
-/// To a request whose actor is bound: always the same for one binding.
+/// Longest endpoint there is: an IPv6 address with a scope, and a port.
+const ENDPOINT_MOST: usize = 64;
+
+/// The answer to a warm request, but for the endpoint. Answers for endpoints of one length differ in nothing else, so that
+/// none has to be kept for each binding.
+struct Mould {
+    answer: Vec<u8>,
+    /// Where the endpoint goes.
+    at: usize,
+}
+
+static HTTP1: [OnceLock<Mould>; ENDPOINT_MOST] = [const { OnceLock::new() }; ENDPOINT_MOST];
+static H2C: [OnceLock<Mould>; ENDPOINT_MOST] = [const { OnceLock::new() }; ENDPOINT_MOST];
+
+impl Mould {
+    fn of(length: usize, protocol: Protocol) -> Self {
+        let gap = "x".repeat(length);
+        let answer = go_on(gap.clone(), protocol, []).to_vec();
+        let at = answer.windows(length).position(|window| window == gap.as_bytes());
+        Self { answer, at: at.unwrap_or_default() }
+    }
+}
+
+/// To a request whose actor is bound.
 pub(crate) fn warm(endpoint: SocketAddr, protocol: Protocol) -> Bytes {
-    go_on(endpoint, protocol, [])
+    let mut text = Cursor::new([0; ENDPOINT_MOST]);
+    let written = write!(text, "{endpoint}");
+    let length = text.position() as usize;
+    let moulds = if protocol == Protocol::H2c { &H2C } else { &HTTP1 };
+    let Some(mould) = moulds.get(length).filter(|_| written.is_ok()) else {
+        return go_on(endpoint.to_string(), protocol, []);
+    };
+    let mould = mould.get_or_init(|| Mould::of(length, protocol));
+    let mut answer = mould.answer.clone();
+    answer[mould.at..mould.at + length].copy_from_slice(&text.get_ref()[..length]);
+    answer.into()
 }
 
 /// To a request that was parked for `held`.
@@ -40,7 +80,7 @@ pub(crate) fn woken(
 ) -> Bytes {
     let timing = server_timing(held, phases);
     go_on(
-        endpoint,
+        endpoint.to_string(),
         protocol,
         [(names::WAKE, kind_name(kind).into()), (names::SERVER_TIMING, timing)],
     )
@@ -77,12 +117,12 @@ pub(crate) fn kind_name(kind: WakeKind) -> &'static str {
 }
 
 fn go_on<const N: usize>(
-    endpoint: SocketAddr,
+    endpoint: String,
     protocol: Protocol,
     more: [(&'static str, String); N],
 ) -> Bytes {
     let h2c = protocol == Protocol::H2c;
-    let mut fields = vec![(names::ENDPOINT, endpoint.to_string())];
+    let mut fields = vec![(names::ENDPOINT, endpoint)];
     fields.extend(h2c.then(|| (names::PROTOCOL, names::H2C.to_owned())));
     fields.extend(more);
     let fields = fields.into_iter().map(|(key, value)| (key, Kind::StringValue(value)));
@@ -160,6 +200,17 @@ mod tests {
         let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
         let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
         assert!(!headers.response.unwrap().clear_route_cache);
+    }
+
+    #[test]
+    fn warm_answers_out_of_one_mould_are_those_made_one_by_one() {
+        for endpoint in ["1.2.3.4:5", "10.213.0.1:20001", "10.213.0.2:59999", "[fe80::1%7]:443"] {
+            let endpoint: SocketAddr = endpoint.parse().unwrap();
+            for protocol in [Protocol::Http1, Protocol::H2c] {
+                let made = metadata(&go_on(endpoint.to_string(), protocol, []));
+                assert_eq!(metadata(&warm(endpoint, protocol)), made, "{endpoint}");
+            }
+        }
     }
 
     #[test]

@@ -191,12 +191,7 @@ impl Config {
         }
         let resources = resources::build(&envoy)?;
         let mut registry = Registry::default();
-        let parts = Parts {
-            name: self.router,
-            zone: self.zone,
-            ladder: self.ladder,
-            share,
-        };
+        let parts = Parts { name: self.router, zone: self.zone, ladder: self.ladder, share };
         let router = parts.assemble(control_plane, &mut registry);
         let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
         Ok(App {
@@ -280,17 +275,8 @@ impl App {
 
     /// Serves until `shutdown`, then drains; or until something fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self {
-            router,
-            registry,
-            addrs,
-            grpc,
-            status,
-            envoy,
-            resources,
-            certificate,
-            hurry,
-        } = self;
+        let Self { router, registry, addrs, grpc, status, envoy, resources, certificate, hurry } =
+            self;
         let fleet = Fleet::default();
         // Held here: the streams of its receivers end when it is dropped.
         let (resources, watch) = watch::channel(Arc::new(resources));

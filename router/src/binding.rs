@@ -1,8 +1,7 @@
-//! [`Binding`]: where requests of an actor go, with the answer to Envoy made beforehand.
+//! [`Binding`]: where requests of an actor go.
 
 use std::{cmp::Ordering, net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
 use reveille_api::{ActorKey, Epoch, Failure, proto};
 
 use crate::activation::Activation;
@@ -68,8 +67,6 @@ pub(crate) struct Binding {
     pub(crate) endpoint: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) woken_by: proto::WakeKind,
-    /// The whole answer to a warm request, encoded once.
-    pub(crate) answer: Bytes,
 }
 
 impl Binding {

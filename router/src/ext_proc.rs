@@ -142,7 +142,7 @@ impl Exchange {
         match request {
             router::Request::Served(served) => {
                 self.in_flight = Some(served.in_flight);
-                Some(served.binding.answer.clone())
+                Some(answer::warm(served.binding.endpoint, served.binding.protocol))
             }
             router::Request::Refused(refused) => Some(refusal(refused, shape(&headers))),
             router::Request::Parked(ticket) => {

@@ -16,7 +16,7 @@
 //! | `ext_proc` | the server Envoy asks; the life of its streams is the in-flight count |
 //! | `router` | the way of one request; what all parts share |
 //! | `table`, `actor` | bindings and waiting requests; a pure state machine for each actor |
-//! | `activation`, `binding` | requests in flight of one epoch; where they go, with the answer made beforehand |
+//! | `activation`, `binding` | requests in flight of one epoch; where they go |
 //! | `parking`, `policy` | limits of how many may wait: of this router, and of the actor's template |
 //! | `wake` | one owned task per waking actor |
 //! | `revoke`, `acks` | taking a binding back and acknowledging it |

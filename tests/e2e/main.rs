@@ -15,6 +15,7 @@ mod fleet;
 mod grpc;
 mod https;
 mod names;
+mod parking;
 mod protocols;
 mod reasons;
 mod sleep;

@@ -140,6 +140,6 @@ mod tests {
                 assert!(matches!(reason.http_status(), 429 | 503 | 504), "{reason}");
             }
         }
-        assert_eq!(Reason::ALL.len(), 20);
+        assert_eq!(Reason::ALL.len(), 21);
     }
 }

@@ -67,11 +67,7 @@ const REASONS: &[Row] = &[
     (Seen::Details(".matches('^http[123]\\\\.')"), Reason::InvalidRequest, None),
     (Seen::Details(".startsWith('ext_proc_error_per-message_timeout')"), Reason::WakeTimeout, None),
     (Seen::Details(".matches('^ext_proc_error.*overflow')"), Reason::ParkingFull, None),
-    (
-        Seen::Details(".startsWith('ext_proc_error_gRPC_error_10')"),
-        Reason::UpstreamReset,
-        None,
-    ),
+    (Seen::Details(".startsWith('ext_proc_error_gRPC_error_10')"), Reason::UpstreamReset, None),
     (Seen::Details(".startsWith('ext_proc_error')"), Reason::ControlPlaneUnavailable, None),
     (
         Seen::Details(".contains('connection_timeout')"),
