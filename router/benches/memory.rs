@@ -27,7 +27,7 @@ use envoy_types::pb::envoy::{
 use futures::{Stream, StreamExt, stream};
 use reveille_api::{
     Ladder,
-    net::Address,
+    net::{Address, Transport},
     proto::{
         ActorPolicy, Binding, Protocol, RouterCommand, RouterReport, WakeKind, WakePhases,
         WakeReply, WakeRequest, Welcome,
@@ -135,6 +135,7 @@ fn socket(folder: &Path, name: &str) -> Address {
 async fn router(folder: &Path) {
     let second = Duration::from_secs(1);
     let config = Config {
+        transport: Transport::unix(),
         listen: socket(folder, "router"),
         status: "127.0.0.1:0".parse().expect("an address"),
         control_plane: socket(folder, "control"),
@@ -142,9 +143,9 @@ async fn router(folder: &Path) {
         ladder: Ladder::new(600 * second, 900 * second, 200_000, 400_000).expect("a ladder"),
         router: "bench".into(),
         http: vec!["127.0.0.1:8080".parse().expect("an address")],
+        https: None,
         access_log: None,
         namespace_share: 100,
-        drain: Duration::ZERO,
     };
     let app = config.build().await.expect("a router");
     app.run(CancellationToken::new()).await.expect("it runs");
@@ -158,7 +159,14 @@ struct Rig {
 /// One request; its end is this value's.
 struct Exchange {
     _messages: mpsc::Sender<ProcessingRequest>,
-    _answers: Option<Streaming<ProcessingResponse>>,
+    /// Nothing of the answer comes before its first message.
+    answering: JoinSet<Result<ProcessingResponse, Status>>,
+}
+
+impl Exchange {
+    async fn answer(&mut self) -> Result<ProcessingResponse, Status> {
+        self.answering.join_next().await.expect("a task").expect("no panic")
+    }
 }
 
 impl Rig {
@@ -167,7 +175,7 @@ impl Rig {
         let process = Command::new(path).env(ROUTER, folder).spawn().expect("a process");
         let rig = Self { process, channel: socket(folder, "router").channel() };
         // It answers once it listens.
-        while rig.ask(&format!("a.{AWAKE}")).await.is_err() {
+        while rig.ask(&format!("a.{AWAKE}")).answer().await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
         rig
@@ -182,7 +190,7 @@ impl Rig {
         kib * 1024
     }
 
-    async fn ask(&self, prefix: &str) -> Result<Exchange, Status> {
+    fn ask(&self, prefix: &str) -> Exchange {
         let (messages, outbound) = mpsc::channel(1);
         let host = format!("{prefix}.{DOMAIN}");
         let headers = [
@@ -201,16 +209,19 @@ impl Rig {
         let message = ProcessingRequest { request: Some(part), ..Default::default() };
         messages.try_send(message).expect("room");
         let mut client = ExternalProcessorClient::new(self.channel.clone());
-        let answers = client.process(ReceiverStream::new(outbound)).await?.into_inner();
-        Ok(Exchange { _messages: messages, _answers: Some(answers) })
+        let mut answering = JoinSet::new();
+        task::spawn(&mut answering, "exchange", async move {
+            let mut answers = client.process(ReceiverStream::new(outbound)).await?.into_inner();
+            answers.message().await?.ok_or_else(|| Status::unknown("no answer"))
+        });
+        Exchange { _messages: messages, answering }
     }
 
     /// Binds one actor for each number.
     async fn bind(&self, numbers: std::ops::Range<u64>) {
         let all = stream::iter(numbers).map(|n| async move {
-            let mut exchange = self.ask(&format!("a{n}.{AWAKE}")).await.expect("a stream");
-            let answers = exchange._answers.as_mut().expect("answers");
-            let answer = answers.message().await.expect("no error").expect("an answer");
+            let mut exchange = self.ask(&format!("a{n}.{AWAKE}"));
+            let answer = exchange.answer().await.expect("an answer");
             assert!(answer.dynamic_metadata.is_some(), "refused");
         });
         all.buffer_unordered(AT_A_TIME).for_each(async |()| {}).await;
@@ -219,11 +230,9 @@ impl Rig {
 
     /// Requests that wait for ever.
     async fn park(&self, numbers: std::ops::Range<u64>) -> Vec<Exchange> {
-        let all = stream::iter(numbers)
-            .map(|n| async move { self.ask(&format!("a{}.asleep", n / PER_ACTOR as u64)).await });
-        let all = all.buffer_unordered(AT_A_TIME).map(|exchange| exchange.expect("a stream"));
-        let all = all.collect().await;
-        sleep(Duration::from_secs(1)).await;
+        let waits = |n: u64| self.ask(&format!("a{}.asleep", n / PER_ACTOR as u64));
+        let all = numbers.map(waits).collect();
+        sleep(Duration::from_secs(5)).await;
         all
     }
 }

@@ -16,14 +16,14 @@ use envoy_types::pb::{
 use reveille_api::task;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use super::soon;
 
 /// One HTTP request. Dropping it is its end.
 pub(super) struct Exchange {
     messages: mpsc::Sender<ProcessingRequest>,
-    answers: mpsc::Receiver<ProcessingResponse>,
+    answers: mpsc::Receiver<Result<ProcessingResponse, Status>>,
     _stream: JoinSet<()>,
 }
 
@@ -59,7 +59,7 @@ impl Exchange {
         task::spawn(&mut task, "exchange", async move {
             let answers = client.process(ReceiverStream::new(stream)).await;
             let mut answers = answers.expect("a stream").into_inner();
-            while let Some(answer) = answers.message().await.expect("no error") {
+            while let Some(answer) = answers.message().await.transpose() {
                 let _ = sender.send(answer).await;
             }
         });
@@ -116,12 +116,12 @@ impl Exchange {
     }
 
     /// The error that the router ends it with.
-    pub(super) async fn error(&mut self) -> tonic::Status {
-        soon("error", async { self.answers.message().await.err() }).await
+    pub(super) async fn error(&mut self) -> Status {
+        soon("error", async { self.answers.recv().await?.err() }).await
     }
 
     async fn next(&mut self) -> ProcessingResponse {
-        soon("answer", self.answers.recv()).await
+        soon("answer", self.answers.recv()).await.expect("no error")
     }
 }
 
