@@ -44,9 +44,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Actor<W> {
     state: State<W>,
-    /// Activations given up with requests still in flight.
-    older: Vec<Arc<Activation>>,
+    /// Activations given up with requests still in flight. Few actors have any: those that do not shall be small.
+    older: Option<Box<Older>>,
 }
+
+#[derive(Debug, Default)]
+struct Older(Vec<Arc<Activation>>);
 
 #[derive(Debug)]
 enum State<W> {
@@ -119,7 +122,7 @@ pub(crate) struct Revoked {
 
 impl<W> Default for Actor<W> {
     fn default() -> Self {
-        Self { state: State::Unknown, older: Vec::new() }
+        Self { state: State::Unknown, older: None }
     }
 }
 
@@ -261,7 +264,8 @@ impl<W> Actor<W> {
             State::Unknown => {}
             State::Waking(waking) => waking.fence = waking.fence.max(Some(version)),
             State::Releasing(releasing) if releasing.binding.is_revoked_by(version) => {
-                self.older.push(Arc::clone(&releasing.binding.activation));
+                let activation = Arc::clone(&releasing.binding.activation);
+                self.older.get_or_insert_default().0.push(activation);
                 let waiters = std::mem::take(&mut releasing.waiters);
                 // Nobody told by it: what is known of the template is known by now.
                 let (policy, _) = watch::channel(None);
@@ -269,7 +273,8 @@ impl<W> Actor<W> {
                 (unbound, left_waiting) = (true, true);
             }
             State::Bound(binding) if binding.is_revoked_by(version) => {
-                self.older.push(Arc::clone(&binding.activation));
+                let activation = Arc::clone(&binding.activation);
+                self.older.get_or_insert_default().0.push(activation);
                 self.state = State::Unknown;
                 unbound = true;
             }
@@ -283,32 +288,39 @@ impl<W> Actor<W> {
     /// The activation of this epoch, bound or with requests in flight.
     pub(crate) fn activation_of(&self, epoch: Epoch) -> Option<&Arc<Activation>> {
         let bound = self.binding().map(|binding| &binding.activation);
-        self.older.iter().chain(bound).find(|activation| activation.epoch() == epoch)
+        self.older().iter().chain(bound).find(|activation| activation.epoch() == epoch)
     }
 
     /// Activations given up that still have requests of ours.
     pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Activation>> {
-        self.older.iter().filter(|activation| activation.in_flight() > 0)
+        self.older().iter().filter(|activation| activation.in_flight() > 0)
     }
 
     /// True when nothing would be lost by removing it.
     pub(crate) fn is_unused(&mut self) -> bool {
         self.forget_rested();
-        matches!(self.state, State::Unknown) && self.older.is_empty()
+        matches!(self.state, State::Unknown) && self.older.is_none()
     }
 
     /// The activation of this epoch: a cancelled suspend gives out a new term of one we know.
     fn activation(&mut self, grant: &Grant, clock: Clock) -> Arc<Activation> {
         let lives = |a: &Arc<Activation>| a.epoch() == grant.version.epoch && !a.is_gone();
-        let known = self.older.iter().position(lives);
-        match known {
-            Some(at) => self.older.swap_remove(at),
-            None => Activation::new(grant.actor.clone(), grant.version.epoch, clock),
+        let known = self.older().iter().position(lives);
+        match (known, &mut self.older) {
+            (Some(at), Some(older)) => older.0.swap_remove(at),
+            _ => Activation::new(grant.actor.clone(), grant.version.epoch, clock),
         }
     }
 
+    fn older(&self) -> &[Arc<Activation>] {
+        self.older.as_ref().map_or(&[], |older| &older.0)
+    }
+
     fn forget_rested(&mut self) {
-        self.older.retain(|activation| activation.in_flight() > 0);
+        self.older.take_if(|older| {
+            older.0.retain(|activation| activation.in_flight() > 0);
+            older.0.is_empty()
+        });
     }
 }
 

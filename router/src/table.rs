@@ -222,10 +222,12 @@ impl Table {
     }
 
     /// The control plane gave out a binding.
-    pub(crate) fn woken(self: &Arc<Self>, grant: Grant, phases: &proto::WakePhases) -> Settled {
+    pub(crate) fn woken(self: &Arc<Self>, mut grant: Grant, phases: &proto::WakePhases) -> Settled {
         let key = grant.actor.clone();
         let at_a_time = self.policies.known(&key).map_or(0, |policy| policy.concurrency);
         let Some(mut actor) = self.actors.get_mut(&key) else { return Settled::Dropped };
+        // One copy of its name is enough for all that is kept of it.
+        grant.actor = actor.key().clone();
         match actor.woken(grant, at_a_time, self.clock) {
             Woken::Bound(released) => {
                 self.note(&released);
