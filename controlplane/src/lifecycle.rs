@@ -216,9 +216,7 @@ pub struct Deleting {
 }
 
 /// What a way down ends in.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Goal {
     /// Asleep.
     Suspend,

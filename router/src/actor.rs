@@ -140,7 +140,7 @@ impl<W> Actor<W> {
     /// in flight. Whatever terms those had are revoked, so the lowest stands for them.
     pub(crate) fn held(&self) -> impl Iterator<Item = (Version, &Arc<Activation>)> {
         let bound = self.binding().map(|binding| (binding.version(), &binding.activation));
-        let older = self.older.iter().filter(|activation| activation.in_flight() > 0);
+        let older = self.older().iter().filter(|activation| activation.in_flight() > 0);
         let older = older.map(|a| (Version { epoch: a.epoch(), term: 0 }, a));
         bound.into_iter().chain(older)
     }
@@ -289,11 +289,6 @@ impl<W> Actor<W> {
     pub(crate) fn activation_of(&self, epoch: Epoch) -> Option<&Arc<Activation>> {
         let bound = self.binding().map(|binding| &binding.activation);
         self.older().iter().chain(bound).find(|activation| activation.epoch() == epoch)
-    }
-
-    /// Activations given up that still have requests of ours.
-    pub(crate) fn draining(&self) -> impl Iterator<Item = &Arc<Activation>> {
-        self.older().iter().filter(|activation| activation.in_flight() > 0)
     }
 
     /// True when nothing would be lost by removing it.

@@ -98,24 +98,6 @@ async fn only_holders_are_asked_and_the_drain_ends_with_the_last_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_of_a_revoked_binding_keep_the_actor_busy_and_hold_no_binding() {
-    let rig = rig();
-    let (_, mut commands) = rig.connect("r1", "i1");
-    rig.tracked(3);
-    let row = proto::HeldBinding {
-        actor: Some((&actor()).into()),
-        epoch: 1,
-        in_flight: 2,
-        revoked: true,
-        ..Default::default()
-    };
-    rig.routers.held("r1", &proto::Held { bindings: vec![row], complete: true });
-    assert_eq!(rig.routers.usage(&actor()), Use::Busy);
-    assert_eq!(rig.routers.list()[0].bindings, 0);
-    assert!(commands.try_recv().is_err(), "nothing is to be revoked");
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_is_held_of_an_activation_that_is_no_more_is_to_be_cut() {
     let rig = rig();
     let (_, mut commands) = rig.connect("r1", "i1");

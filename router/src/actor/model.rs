@@ -1,12 +1,13 @@
 //! [`Actor`] as a plain value, for a model checker: it can be cloned, compared and hashed, and every operation is the
-//! real machine's, rebuilt from the value before it and read back after it.
+//! real machine's, rebuilt from the value before it and read back after it. Templates say nothing here: all who wait go on
+//! at once.
 
 #![expect(clippy::expect_used, reason = "only a checker is here, and it is to stop")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use reveille_api::{ActorKey, proto::WakeKind};
+use tokio::sync::watch;
 
 use super::{Parked, WaiterId};
 use crate::{
@@ -62,7 +63,7 @@ pub enum Woken {
 impl Actor {
     /// Lets a request wait; true when a wake has to begin.
     pub fn park(&mut self, id: u64) -> bool {
-        self.with(|actor, _| actor.park(WaiterId(id), id)) == Parked::First
+        self.with(|actor, _| actor.park(WaiterId(id), id, None).0) == Parked::First
     }
 
     /// A caller that waited left.
@@ -90,8 +91,8 @@ impl Actor {
 
     /// The wake was answered with a binding.
     pub fn woken(&mut self, at: At) -> Woken {
-        self.with(|actor, clock| match actor.woken(grant(at), clock) {
-            super::Woken::Bound { waiters, .. } => Woken::Bound(waiters),
+        self.with(|actor, clock| match actor.woken(grant(at), 0, clock) {
+            super::Woken::Bound(released) => Woken::Bound(released.waiters),
             super::Woken::Stale => Woken::Stale,
             super::Woken::Dropped => Woken::Dropped,
         })
@@ -146,7 +147,8 @@ impl Actor {
                 let waiters: BTreeMap<_, _> =
                     waiters.iter().map(|id| (WaiterId(*id), *id)).collect();
                 let fence = fence.map(|(epoch, term)| Version::new(epoch, term));
-                super::State::Waking(Box::new(super::Waking { waiters, fence }))
+                let (policy, _) = watch::channel(None);
+                super::State::Waking(Box::new(super::Waking { waiters, fence, policy }))
             }
             State::Bound { at, in_flight } => {
                 let Grant { version, endpoint, protocol, woken_by, .. } = grant(*at);
@@ -156,15 +158,15 @@ impl Actor {
                     endpoint,
                     protocol,
                     woken_by,
-                    answer: Bytes::new(),
                 }))
             }
         };
-        super::Actor { state, older: older.collect() }
+        let older = super::Older(older.collect());
+        super::Actor { state, older: (!older.0.is_empty()).then(|| Box::new(older)) }
     }
 
     fn read(actor: &super::Actor<u64>) -> Self {
-        let older = actor.older.iter().map(|a| (a.epoch().0, a.in_flight())).collect();
+        let older = actor.older().iter().map(|a| (a.epoch().0, a.in_flight())).collect();
         let state = match &actor.state {
             super::State::Unknown => State::Unknown,
             super::State::Waking(waking) => State::Waking {
@@ -175,6 +177,7 @@ impl Actor {
                 at: at(binding.version()),
                 in_flight: binding.activation.in_flight(),
             },
+            super::State::Releasing(_) => unreachable!("all who wait go on at once here"),
         };
         Self { state, older }
     }

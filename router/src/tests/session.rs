@@ -194,18 +194,3 @@ async fn requests_at_an_activation_that_is_gone_are_ended_at_once() {
     eventually((0, 0), || (rig.router.metrics.in_flight.get(), rig.router.table.len())).await;
     rig.wake(&mut fake, 2, 0).await;
 }
-
-#[tokio::test]
-async fn requests_of_a_revoked_binding_are_told_to_a_control_plane_that_restarts() {
-    let (rig, mut fake, session) = Rig::in_session().await;
-    let _long = rig.wake(&mut fake, 3, 0).await;
-    session.revoke(3, 0, 60_000).await;
-    eventually(1, || rig.router.revokes.len()).await;
-    drop(session);
-    fake.kill().await;
-    eventually(None, || rig.router.session.up()).await;
-    let mut fake = Fake::listen(&rig.control_plane).await;
-    let (_, held) = fake.session().await.greeting().await;
-    let held: Vec<_> = held.iter().map(|b| (b.epoch, b.in_flight, b.revoked)).collect();
-    assert_eq!(held, [(3, 1, true)]);
-}
