@@ -47,17 +47,19 @@ fn row(reason: Reason) -> Row {
     use Place::{Broken, Full, Never, NoRequest, Slow};
     const NO_ACCESS: Place =
         Never("there is no authentication of clients yet: nothing refuses one");
+    const ELSEWHERE: Place = Never("`parking.rs` does: it is not for every caller");
     match reason {
         Reason::InvalidRequest => Row(400, 3, None, NoRequest),
         Reason::InvalidHost => Row(404, 5, None, Broken),
         Reason::ActorNotFound => Row(404, 5, None, Broken),
         Reason::Unauthenticated => Row(401, 16, None, NO_ACCESS),
         Reason::AccessDenied => Row(403, 7, None, NO_ACCESS),
-        Reason::QuotaExceeded => Row(429, 8, Some(5), Never("there are no budgets yet")),
+        Reason::QuotaExceeded => Row(429, 8, Some(5), ELSEWHERE),
         Reason::ParkingFull => Row(503, 14, Some(1), Full),
         Reason::ActorParkingFull => Row(503, 14, Some(1), Broken),
         Reason::NoCapacity => Row(503, 14, Some(5), Full),
         Reason::ControlPlaneUnavailable => Row(503, 14, Some(2), Broken),
+        Reason::Waking => Row(503, 14, Some(1), ELSEWHERE),
         Reason::ActorStopped => Row(503, 9, None, Broken),
         Reason::ActorLost => Row(503, 9, None, Broken),
         Reason::UpstreamConnectFailed => Row(503, 14, Some(1), Broken),
