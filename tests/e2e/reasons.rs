@@ -36,6 +36,8 @@ enum Place {
     Slow,
     /// Not a matter of the actor: [`what_is_no_request_is_told_so_in_the_same_shape`].
     NoRequest,
+    /// In `parking.rs`: not by an actor that every caller may ask, or not for every caller.
+    Parking,
     /// Nowhere, because.
     Never(&'static str),
 }
@@ -44,22 +46,21 @@ enum Place {
 struct Row(u16, i32, Option<u64>, Place);
 
 fn row(reason: Reason) -> Row {
-    use Place::{Broken, Full, Never, NoRequest, Slow};
+    use Place::{Broken, Full, Never, NoRequest, Parking, Slow};
     const NO_ACCESS: Place =
         Never("there is no authentication of clients yet: nothing refuses one");
-    const ELSEWHERE: Place = Never("`parking.rs` does: it is not for every caller");
     match reason {
         Reason::InvalidRequest => Row(400, 3, None, NoRequest),
         Reason::InvalidHost => Row(404, 5, None, Broken),
         Reason::ActorNotFound => Row(404, 5, None, Broken),
         Reason::Unauthenticated => Row(401, 16, None, NO_ACCESS),
         Reason::AccessDenied => Row(403, 7, None, NO_ACCESS),
-        Reason::QuotaExceeded => Row(429, 8, Some(5), ELSEWHERE),
+        Reason::QuotaExceeded => Row(429, 8, Some(5), Parking),
         Reason::ParkingFull => Row(503, 14, Some(1), Full),
         Reason::ActorParkingFull => Row(503, 14, Some(1), Broken),
         Reason::NoCapacity => Row(503, 14, Some(5), Full),
         Reason::ControlPlaneUnavailable => Row(503, 14, Some(2), Broken),
-        Reason::Waking => Row(503, 14, Some(1), ELSEWHERE),
+        Reason::Waking => Row(503, 14, Some(1), Parking),
         Reason::ActorStopped => Row(503, 9, None, Broken),
         Reason::ActorLost => Row(503, 9, None, Broken),
         Reason::UpstreamConnectFailed => Row(503, 14, Some(1), Broken),
@@ -239,7 +240,7 @@ async fn provoke_all(place: Place, provoke: impl AsyncFn(Reason) -> Answers) {
 fn every_reason_has_a_place_and_those_that_have_none_are_few() {
     let never = Reason::ALL.iter().filter(|reason| matches!(row(**reason).3, Place::Never(_)));
     let never: Vec<_> = never.map(|reason| reason.name()).collect();
-    assert_eq!(never, ["unauthenticated", "access_denied", "quota_exceeded", "internal"]);
+    assert_eq!(never, ["unauthenticated", "access_denied", "internal"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
