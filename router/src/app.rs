@@ -232,6 +232,7 @@ impl Parts {
             max_parked: MAX_PARKED,
             concurrency: 0,
             park: self.ladder.park(),
+            wake: self.ladder.wake(),
             page: false,
         };
         let policies = Policies::new(policy, actor_share);

@@ -20,10 +20,12 @@ const REMEMBERED: usize = 65_536;
 pub(crate) struct Policy {
     /// Requests that may wait for it here.
     pub(crate) max_parked: usize,
-    /// Of those that waited, how many may be at it at a time after a wake; 0 = all of them.
+    /// Of those that waited, how many may be at it at a time after a wake; 0 = no limit.
     pub(crate) concurrency: u32,
     /// How long one may wait.
     pub(crate) park: Duration,
+    /// How long one wake may take.
+    pub(crate) wake: Duration,
     /// Browsers get a page at once instead of waiting.
     pub(crate) page: bool,
 }
@@ -64,6 +66,10 @@ impl Policies {
             park: match told.park_ms {
                 0 => self.default.park,
                 ms => Duration::from_millis(ms).min(self.default.park),
+            },
+            wake: match told.wake_ms {
+                0 => self.default.wake,
+                ms => Duration::from_millis(ms),
             },
             page: told.page,
         };

@@ -5,9 +5,12 @@
 //!
 //! Lock order: shard, then parking, policies or the list of active activations. Those never take another.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -55,6 +58,7 @@ pub(crate) struct Table {
 /// A request that waits. Dropping it frees its place.
 #[derive(Debug)]
 struct Waiter {
+    since: Instant,
     outcome: oneshot::Sender<Outcome>,
     _place: Place,
 }
@@ -131,9 +135,10 @@ pub(crate) enum Left {
 }
 
 /// How a wake's reply was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Settled {
-    Bound,
+    /// Those who waited go on. With an activation some wait for its turns, and shall have more of them before long.
+    Bound(Option<Arc<Activation>>),
     /// Ask again.
     Stale,
     Dropped,
@@ -206,8 +211,10 @@ impl Table {
         };
         let id = WaiterId(self.next_waiter.fetch_add(1, Relaxed));
         let (sender, outcome) = oneshot::channel();
-        let (parked, told) = actor.park(id, Waiter { outcome: sender, _place: place }, known);
-        let deadline = Instant::now() + policy.park;
+        let since = Instant::now();
+        let (parked, told) =
+            actor.park(id, Waiter { since, outcome: sender, _place: place }, known);
+        let deadline = since + policy.park;
         Admission::Waits(Wait { id, outcome, policy: told, deadline, parked })
     }
 
@@ -224,17 +231,18 @@ impl Table {
     /// The control plane gave out a binding.
     pub(crate) fn woken(self: &Arc<Self>, mut grant: Grant, phases: &proto::WakePhases) -> Settled {
         let key = grant.actor.clone();
-        let at_a_time = self.policies.known(&key).map_or(0, |policy| policy.concurrency);
+        let limit = self.policies.known(&key).map_or(0, |policy| policy.concurrency);
         let Some(mut actor) = self.actors.get_mut(&key) else { return Settled::Dropped };
         // One copy of its name is enough for all that is kept of it.
         grant.actor = actor.key().clone();
-        match actor.woken(grant, at_a_time, self.clock) {
+        match actor.woken(grant, limit, self.clock) {
             Woken::Bound(released) => {
                 self.note(&released);
                 self.metrics.bindings.inc();
                 drop(actor);
+                let wait = released.widens.then(|| Arc::clone(&released.binding.activation));
                 self.let_go(released, phases);
-                Settled::Bound
+                Settled::Bound(wait)
             }
             Woken::Stale => Settled::Stale,
             Woken::Dropped => {
@@ -255,6 +263,17 @@ impl Table {
         self.let_go(released, &proto::WakePhases::default());
     }
 
+    /// More turns for those who wait for one. False when nobody does any more.
+    pub(crate) fn widen(self: &Arc<Self>, activation: &Arc<Activation>) -> bool {
+        let Some(mut actor) = self.actors.get_mut(activation.actor()) else { return false };
+        let Some(released) = actor.widen(activation) else { return false };
+        self.note(&released);
+        drop(actor);
+        let more = released.widens;
+        self.let_go(released, &proto::WakePhases::default());
+        more
+    }
+
     /// Under the shard's lock.
     fn note(&self, released: &Released<Waiter>) {
         if !released.waiters.is_empty() {
@@ -264,31 +283,43 @@ impl Table {
 
     /// Not under a lock: who left in this moment ends a turn, and so on.
     fn let_go(self: &Arc<Self>, released: Released<Waiter>, phases: &proto::WakePhases) {
-        let Released { binding, waiters, in_turns } = released;
+        let Released { binding, waiters, widens: _ } = released;
         for waiter in waiters {
-            let mut in_flight = self.adopt(&binding.activation);
-            if in_turns {
-                let activation = Arc::clone(&binding.activation);
-                in_flight = in_flight.in_turn(Turn { table: Arc::clone(self), activation });
-            }
+            let activation = Arc::clone(&binding.activation);
+            let turn = Turn { table: Arc::clone(self), activation };
+            let in_flight = self.adopt(&binding.activation).in_turn(turn);
             let served = Served { binding: Arc::clone(&binding), in_flight };
             // One who left in this moment drops it, and with it the count.
             let _ = waiter.outcome.send(Ok(Arrival { served, phases: *phases }));
         }
     }
 
-    /// The wake ended without a binding.
-    pub(crate) fn failed(&self, key: &ActorKey, refused: Refused) {
+    /// The wake ended without a binding. True when some still wait, and another wake has to be asked for.
+    ///
+    /// One that ran out of time, after `took`, did so for those who waited through most of it. Who came when it was almost
+    /// over has a budget of its own.
+    pub(crate) fn failed(&self, key: &ActorKey, refused: Refused, took: Duration) -> bool {
+        let policy = self.policies.known(key).unwrap_or_else(|| self.policies.default());
+        let half = policy.wake / 2;
+        let ran_out = matches!(refused.reason, Reason::WakeTimeout | Reason::NoCapacity);
+        let stays = |waiter: &Waiter| ran_out && took > half && waiter.since.elapsed() < half;
+        let Some(mut actor) = self.actors.get_mut(key) else { return false };
+        let told = actor.failed(stays);
+        let again = actor.parked() > 0;
+        drop(actor);
+        for waiter in told {
+            let _ = waiter.outcome.send(Err(refused));
+        }
+        if again {
+            return true;
+        }
         let now = self.clock.now_ms();
         let mut failed = lock(&self.failed);
         failed.expire(|failed| failed.at_ms + FAILED_MS <= now);
         failed.insert(key.clone(), Failed { refused, at_ms: now });
         drop(failed);
-        let waiters = self.actors.get_mut(key).map(|mut actor| actor.failed()).unwrap_or_default();
-        for waiter in waiters {
-            let _ = waiter.outcome.send(Err(refused));
-        }
         self.remove_unused(key);
+        false
     }
 
     /// Takes a binding back. For those that still waited to be released a wake has to begin.

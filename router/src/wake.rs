@@ -20,7 +20,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{binding::Grant, metrics::WakeEnd, refusal::Refused, router::Router, table::Settled};
+use crate::{
+    activation::Activation, binding::Grant, metrics::WakeEnd, refusal::Refused, router::Router,
+    table::Settled,
+};
 
 /// Above the greatest wake deadline, so that the control plane's own answer comes first.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -30,6 +33,11 @@ const RETRY_FOR: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
 /// Before a wake is asked for again because its reply was stale.
 const STALE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Before another wake is asked for, for those who came when the last one had almost run out of time.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
+/// How soon those who wait for a turn get twice as many.
+const WIDEN: Duration = Duration::from_millis(50);
 
 /// Starts the wake of `actor`, whose first request has just been parked, or for which requests still wait.
 pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: &str) {
@@ -66,20 +74,23 @@ impl Wake {
     }
 
     fn failed(&self, refused: Refused) -> WakeEnd {
-        self.router.table.failed(&self.actor, refused);
+        self.router.table.failed(&self.actor, refused, Duration::ZERO);
         WakeEnd::Failed(refused.reason)
     }
 
     async fn to_its_end(&self, request: WakeRequest) -> WakeEnd {
         let router = &self.router;
-        let started = Instant::now();
+        let mut started = Instant::now();
         loop {
             match ask(router, request.clone()).await.and_then(|reply| self.read(reply)) {
                 Ok((grant, reply)) => {
                     let (kind, version) = (grant.woken_by, grant.version);
                     let phases = reply.phases.unwrap_or_default();
                     match router.table.woken(grant, &phases) {
-                        Settled::Bound => {
+                        Settled::Bound(wait) => {
+                            if let Some(activation) = wait {
+                                router.tasks.spawn(widen(Arc::clone(router), activation));
+                            }
                             let took = started.elapsed();
                             router.metrics.wake_took(kind, took, &phases);
                             debug!(?kind, ?version, ?took, "bound");
@@ -102,7 +113,12 @@ impl Wake {
                         }
                         _ => warn!(%reason, "not woken"),
                     }
-                    return self.failed((&failure).into());
+                    let took = started.elapsed();
+                    if !self.router.table.failed(&self.actor, (&failure).into(), took) {
+                        return WakeEnd::Failed(reason);
+                    }
+                    sleep(AGAIN_PAUSE).await;
+                    started = Instant::now();
                 }
             }
         }
@@ -122,6 +138,17 @@ impl Wake {
             return Err(Failure::internal(format!("the reply to a wake is for {other}")));
         }
         Ok((grant, reply))
+    }
+}
+
+/// Gives those who wait for a turn more and more of them. Ends when nobody does, after a few doublings.
+async fn widen(router: Arc<Router>, activation: Arc<Activation>) {
+    loop {
+        if router.stop.run_until_cancelled(sleep(WIDEN)).await.is_none()
+            || !router.table.widen(&activation)
+        {
+            return;
+        }
     }
 }
 

@@ -371,6 +371,7 @@ impl Driver {
             max_parked: wake.max_parked,
             concurrency: wake.concurrency,
             park_ms: millis(wake.park),
+            wake_ms: millis(wake.timeout),
             page: wake.page,
         }
     }

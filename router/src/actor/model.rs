@@ -1,5 +1,5 @@
 //! [`Actor`] as a plain value, for a model checker: it can be cloned, compared and hashed, and every operation is the
-//! real machine's, rebuilt from the value before it and read back after it. Templates say nothing here: all who wait go on
+//! real machine's, rebuilt from the value before it and read back after it. Templates say nothing here, and few wait: all go on
 //! at once.
 
 #![expect(clippy::expect_used, reason = "only a checker is here, and it is to stop")]
@@ -100,7 +100,7 @@ impl Actor {
 
     /// The wake ended without a binding; who waited for it.
     pub fn failed(&mut self) -> Vec<u64> {
-        self.with(|actor, _| actor.failed())
+        self.with(|actor, _| actor.failed(|_| false))
     }
 
     /// Gives nothing up to `at` out any more. Requests of that epoch still in flight.

@@ -124,7 +124,7 @@ fn it_is_kept_while_requests_of_an_earlier_activation_are_in_flight_and_no_longe
 
 fn policy(max_parked: usize) -> Policy {
     let park = std::time::Duration::from_secs(30);
-    Policy { max_parked, concurrency: 0, park, page: false }
+    Policy { max_parked, concurrency: 0, park, wake: park, page: false }
 }
 
 /// A released request: what a `Turn` does, by hand.
@@ -135,11 +135,11 @@ struct Flying {
 }
 
 fn fly(released: &Released<u64>) -> Vec<Flying> {
-    let Released { binding, waiters, in_turns } = released;
+    let Released { binding, waiters, .. } = released;
     let one = |_: &u64| Flying {
         version: binding.version(),
         request: InFlight::adopt(Arc::clone(&binding.activation), Gauge::default()),
-        turn: in_turns.then(|| Arc::clone(&binding.activation)),
+        turn: Some(Arc::clone(&binding.activation)),
     };
     waiters.iter().map(one).collect()
 }
@@ -166,6 +166,38 @@ fn releasing() -> (Actor<u64>, Vec<Flying>) {
     assert_eq!((&released.waiters[..], actor.parked()), (&[1, 2][..], 3));
     let flying = fly(&released);
     (actor, flying)
+}
+
+#[test]
+fn without_a_limit_there_are_few_turns_at_first_and_twice_as_many_each_time_they_are_widened() {
+    let mut actor = Actor::default();
+    for id in 0..200 {
+        park(&mut actor, id);
+    }
+    let Woken::Bound(released) = woken(&mut actor, v(1, 0)) else { panic!("not bound") };
+    assert!(released.widens);
+    let mut flying = fly(&released);
+    assert_eq!((flying.len(), actor.parked()), (32, 168));
+    // One ends, one goes.
+    let ended = flying.pop().unwrap();
+    flying.extend(fly(&land(&mut actor, ended).unwrap()));
+    assert_eq!((flying.len(), actor.parked()), (32, 167));
+    let activation = Arc::clone(&released.binding.activation);
+    for at_it in [64, 128, 199] {
+        let released = actor.widen(&activation).unwrap();
+        flying.extend(fly(&released));
+        assert_eq!((flying.len(), released.widens), (at_it, at_it < 199));
+    }
+    assert!(actor.widen(&activation).is_none() && actor.parked() == 0);
+    assert_eq!(activation.in_flight(), 199);
+}
+
+#[test]
+fn a_limit_is_never_widened() {
+    let (mut actor, flying) = releasing();
+    let activation = flying[0].turn.clone().unwrap();
+    assert!(actor.widen(&activation).is_none());
+    assert_eq!(actor.parked(), 3);
 }
 
 #[test]
@@ -337,7 +369,7 @@ impl World {
             Step::WakeFails => {
                 if self.wakes > 0 && self.reply.is_none() {
                     self.wakes -= 1;
-                    for id in self.actor.failed() {
+                    for id in self.actor.failed(|_| false) {
                         self.finish(id, "failed");
                     }
                 }
@@ -420,6 +452,10 @@ impl World {
         });
     }
 
+    fn turns(&self) -> u32 {
+        if self.at_a_time == 0 { FIRST_WAVE } else { self.at_a_time }
+    }
+
     fn check(&mut self) {
         assert!(self.wakes <= 1, "two wakes of one actor");
         assert_eq!(self.actor.parked(), self.waiting.len());
@@ -431,12 +467,11 @@ impl World {
             assert_eq!(self.wakes, 0);
         }
         for flying in self.in_flight.iter().filter_map(|f| f.turn.as_ref()) {
-            assert!(flying.turns() <= self.at_a_time, "too many at a time");
+            assert!(flying.turns() <= self.turns(), "too many at a time");
         }
         if !self.waiting.is_empty() {
             let turns = self.actor.binding().map_or(0, |bound| bound.activation.turns());
-            let for_a_turn = self.at_a_time > 0 && turns == self.at_a_time;
-            assert!(self.wakes == 1 || for_a_turn, "requests wait for nothing");
+            assert!(self.wakes == 1 || turns == self.turns(), "requests wait for nothing");
         }
     }
 }

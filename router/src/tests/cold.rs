@@ -225,7 +225,8 @@ async fn with_the_control_plane_away_a_sleeping_actor_is_refused_soon() {
 }
 
 fn policy(max_parked: u32, concurrency: u32, page: bool) -> ActorPolicy {
-    ActorPolicy { actor: Some((&counter()).into()), max_parked, concurrency, park_ms: 0, page }
+    let actor = Some((&counter()).into());
+    ActorPolicy { actor, max_parked, concurrency, page, ..Default::default() }
 }
 
 #[tokio::test]

@@ -120,6 +120,50 @@ async fn a_router_that_stops_answers_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wake_that_runs_out_of_time_does_so_for_those_who_waited_through_it() {
+    for reason in [Reason::WakeTimeout, Reason::NoCapacity] {
+        let (mut fake, channel) = Fake::in_memory();
+        let router = core(ladder(), channel);
+        let early = park(&router);
+        let wake = fake.wake().await;
+        tokio::time::sleep(S * 8 / 10).await;
+        let mut late = park(&router);
+        tokio::time::sleep(S / 10).await;
+        wake.fail(reason);
+        assert_eq!(refused(early).await.0, reason);
+        fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+        assert!(late.wait().await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_that_fails_at_once_fails_for_everybody() {
+    for reason in [Reason::NoCapacity, Reason::RestoreFailed] {
+        let (mut fake, channel) = Fake::in_memory();
+        let router = core(ladder(), channel);
+        let waiting = [park(&router), park(&router)];
+        fake.wake().await.fail(reason);
+        for ticket in waiting {
+            assert_eq!(refused(ticket).await.0, reason);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_limit_slow_answers_hold_nobody_back_for_long() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(ladder(), channel);
+    let mut waiting: Vec<_> = (0..300).map(|_| park(&router)).collect();
+    fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+    let mut at_it = Vec::new();
+    for ticket in &mut waiting {
+        at_it.push(ticket.wait().await.unwrap());
+    }
+    // 32, 64, 128, 256, 300.
+    assert!(about(S / 5).contains(&waiting[0].held()), "{:?}", waiting[0].held());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_budget_told_while_a_request_waits_holds_for_it() {
     let (mut fake, channel) = Fake::in_memory();
     let router = core(ladder(), channel);

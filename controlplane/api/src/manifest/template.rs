@@ -223,7 +223,7 @@ pub struct Wake {
     pub park: Duration,
     /// Requests that may wait for one actor on one router.
     pub max_parked: u32,
-    /// Of the requests that waited, how many may be at the actor at a time after a wake; 0 = all of them.
+    /// Of the requests that waited, how many may be at the actor at a time after a wake; 0 = no limit.
     pub concurrency: u32,
     /// A browser that opens a page of the actor while it sleeps gets a small page at once, which loads itself again until
     /// the actor answers. Everybody else waits as ever.
