@@ -232,8 +232,9 @@ impl Runtime for Gvisor {
                 let kernel = kernel.clone();
                 move || mend::mend(&kernel)
             });
-            let count = mended.await.map_err(Error::file("mend", &kernel))?;
-            tracing::debug!(id, count, "deleted epoll interests were taken out of an image");
+            let mend::Mended { deleted, ready } =
+                mended.await.map_err(Error::file("mend", &kernel))?;
+            tracing::debug!(id, deleted, ready, "the epoll interests of an image were mended");
             Ok(())
         }
         .boxed()

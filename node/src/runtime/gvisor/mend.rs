@@ -1,21 +1,34 @@
 //! Mends what gVisor writes of its epoll instances.
 //!
-//! Up to release 20260330 the interests that one `epoll_wait` looks at stay linked to one another after it
-//! (gVisor 5d857245b). The links of one that lives, a listener's, mostly lead to some whose connections were closed since,
-//! and whatever can be reached is saved. A restore then reports an event for each of those, with the data that was
-//! registered with it: for tokio a pointer to memory long freed. The server hangs, crashes or goes on with its heap
-//! damaged, and the interests are in its next snapshot too.
+//! **Deleted interests.** Up to release 20260330 the interests that one `epoll_wait` looks at stay linked to one another
+//! after it (gVisor 5d857245b). The links of one that lives, a listener's, mostly lead to some whose connections were
+//! closed since, and whatever can be reached is saved. A restore then reports an event for each of those, with the data
+//! that was registered with it: for tokio a pointer to memory long freed. The server hangs, crashes or goes on with its
+//! heap damaged, and the interests are in its next snapshot too.
 //!
 //! ```text
 //!   EpollInstance.interest ─▶ { listener, waker }      these live
 //!                               listener.next ─▶ connection 17 ─▶ connection 4     saved with it: nobody asks for them
 //! ```
 //!
-//! So before a snapshot is sealed, each interest that is in no instance's map gets the mask 0: a restore then reports
-//! nothing for it and forgets it, which is what later releases do. No byte moves: the mask is overwritten in place.
+//! So each interest that is in no instance's map gets the mask 0: a restore then reports nothing for it and forgets it,
+//! which is what later releases do.
 //!
-//! The file is a header, and then chunks of a stream of values (gVisor's `pkg/state/wire`). It is written by a process
-//! that an actor may have got hold of, so nothing in it is believed: not lengths, not depths.
+//! **Torn lists.** A connection that is still open is aborted while the state is written, and that puts its interest on
+//! the list of those that are ready. The list and its members are written one after another, so what is saved may be of
+//! different moments; a restore puts every interest that is not marked as ready on the list, also one that is there:
+//!
+//! ```text
+//!   written first   interest 278: not ready                    restored: 278 is put behind itself. The list ends there,
+//!   written later   instance: head = tail = 278                and who is put behind it, a listener, never is seen again.
+//! ```
+//!
+//! So every list is emptied and every mark taken away: a restore puts all interests on the list anyway, and the next
+//! `epoll_wait` asks each of them what it is ready for.
+//!
+//! No byte moves: numbers are overwritten in place, before the snapshot is sealed. The file is a header, and then chunks
+//! of a stream of values (gVisor's `pkg/state/wire`). It is written by a process that an actor may have got hold of, so
+//! nothing in it is believed: not lengths, not depths.
 
 use std::{
     collections::HashSet,
@@ -31,7 +44,10 @@ const MAGIC: &[u8] = b"gVisorSF";
 const HASH: usize = 32;
 const INTEREST: &[u8] = b"pkg/sentry/vfs.epollInterest";
 const KEY: &[u8] = b"pkg/sentry/vfs.epollInterestKey";
+const INSTANCE: &[u8] = b"pkg/sentry/vfs.EpollInstance";
 const MASK: &[u8] = b"mask";
+/// Of an interest a mark, of an instance the list.
+const READY: &[u8] = b"ready";
 /// Values in values; gVisor's own go about ten deep.
 const DEPTH: u32 = 100;
 /// In the number of objects that follow: they are objects, not bytes.
@@ -59,27 +75,39 @@ mod kind {
     pub(super) const TYPE: u64 = 17;
 }
 
-/// Silences the interests that were deleted; returns how many.
-pub(super) fn mend(image: &Path) -> io::Result<usize> {
+/// How much there was to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mended {
+    /// Interests that were deleted.
+    pub(super) deleted: usize,
+    /// Marks and ends of lists of those that were ready.
+    pub(super) ready: usize,
+}
+
+/// See the module.
+pub(super) fn mend(image: &Path) -> io::Result<Mended> {
     let bytes = fs::read(image)?;
     let not_understood = |what: Malformed| {
         let text = format!("gVisor's image is not as it should be: {what}");
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let chunks = Chunks::read(&bytes).map_err(not_understood)?;
-    let stale = stale_masks(&chunks.stream).map_err(not_understood)?;
-    if stale.is_empty() {
-        return Ok(0);
+    let faults = faults(&chunks.stream).map_err(not_understood)?;
+    let ready = faults.marks.len() + faults.ends.len();
+    let mended = Mended { deleted: faults.masks.len(), ready };
+    let numbers = [faults.masks, faults.marks, faults.ends].concat();
+    if numbers.is_empty() {
+        return Ok(mended);
     }
     let file = File::options().write(true).open(image)?;
-    for mask in &stale {
-        for at in mask.clone() {
+    for number in numbers {
+        for at in number.clone() {
             // Zero, in as many bytes as the number had.
-            let byte = if at + 1 == mask.end { 0 } else { 0x80 };
+            let byte = if at + 1 == number.end { 0 } else { 0x80 };
             file.write_all_at(&[byte], chunks.place(at))?;
         }
     }
-    Ok(stale.len())
+    Ok(mended)
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +118,8 @@ enum Malformed {
     Short,
     #[error("byte {0} of its stream makes no sense")]
     Value(usize),
+    #[error("an epoll instance has an interest ready that it does not have")]
+    Ready,
 }
 
 type Result<T> = std::result::Result<T, Malformed>;
@@ -130,10 +160,20 @@ impl Chunks {
     }
 }
 
-/// Where the masks are of interests that no epoll instance has.
-fn stale_masks(stream: &[u8]) -> Result<Vec<Range<usize>>> {
+/// Numbers that are to be zero.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Faults {
+    /// Masks of interests that no epoll instance has.
+    masks: Vec<Range<usize>>,
+    /// Marks of interests that are ready.
+    marks: Vec<Range<usize>>,
+    /// Heads and tails of lists.
+    ends: Vec<Range<usize>>,
+}
+
+fn faults(stream: &[u8]) -> Result<Faults> {
     let mut reader = Reader { stream, at: 0 };
-    let mut stale = Vec::new();
+    let mut faults = Faults::default();
     while reader.at < stream.len() {
         let objects = reader.number()?;
         if objects & OBJECTS == 0 {
@@ -153,9 +193,9 @@ fn stale_masks(stream: &[u8]) -> Result<Vec<Range<usize>>> {
                 _ => return Err(reader.nonsense()),
             }
         }
-        stale.extend(graph.stale());
+        graph.judge(&mut faults)?;
     }
-    Ok(stale)
+    Ok(faults)
 }
 
 /// What matters of one graph of objects. Its types come before its objects.
@@ -163,10 +203,15 @@ fn stale_masks(stream: &[u8]) -> Result<Vec<Range<usize>>> {
 struct Graph {
     types: u64,
     interest: Option<InterestType>,
+    instance: Option<InstanceType>,
     key: Option<u64>,
     /// Objects that are an interest, with the place of the mask.
-    interests: Vec<(u64, Range<usize>)>,
-    /// Those that an instance has.
+    masks: Vec<(u64, Range<usize>)>,
+    /// Places of the marks.
+    marks: Vec<Range<usize>>,
+    /// Interests at an end of a list, with the place of the reference's number.
+    ends: Vec<(u64, Range<usize>)>,
+    /// Interests that an instance has.
     live: HashSet<u64>,
 }
 
@@ -175,19 +220,31 @@ struct InterestType {
     id: u64,
     fields: u64,
     mask: u64,
+    ready: u64,
+}
+
+#[derive(Clone, Copy)]
+struct InstanceType {
+    id: u64,
+    fields: u64,
+    ready: u64,
 }
 
 impl Graph {
     fn declare(&mut self, (name, fields): (&[u8], Vec<&[u8]>)) {
         self.types += 1;
-        let id = self.types;
+        let (id, count) = (self.types, fields.len() as u64);
+        let place = |name| fields.iter().position(|field| *field == name).map(|at| at as u64);
         if name == KEY {
             self.key = Some(id);
         } else if name == INTEREST
-            && let Some(mask) = fields.iter().position(|field| *field == MASK)
+            && let (Some(mask), Some(ready)) = (place(MASK), place(READY))
         {
-            self.interest =
-                Some(InterestType { id, fields: fields.len() as u64, mask: mask as u64 });
+            self.interest = Some(InterestType { id, fields: count, mask, ready });
+        } else if name == INSTANCE
+            && let Some(ready) = place(READY)
+        {
+            self.instance = Some(InstanceType { id, fields: count, ready });
         }
     }
 
@@ -196,11 +253,14 @@ impl Graph {
         match reader.number()? {
             kind::STRUCT => {
                 let declared = reader.number()?;
-                let interest = self.interest.filter(|interest| interest.id == declared);
-                if let Some(interest) = interest {
-                    let mask = reader.interest(interest)?;
-                    self.interests.extend(mask.map(|mask| (id, mask)));
+                if let Some(interest) = self.interest.filter(|known| known.id == declared) {
+                    let [mask, mark] = reader.interest(interest)?;
+                    self.masks.extend(mask.map(|mask| (id, mask)));
+                    self.marks.extend(mark);
                     return Ok(());
+                }
+                if let Some(instance) = self.instance.filter(|known| known.id == declared) {
+                    return reader.instance(instance, &mut self.ends);
                 }
             }
             kind::MAP => {
@@ -217,9 +277,17 @@ impl Graph {
         reader.skip(0)
     }
 
-    fn stale(self) -> impl Iterator<Item = Range<usize>> {
+    fn judge(self, faults: &mut Faults) -> Result<()> {
         let live = self.live;
-        self.interests.into_iter().filter(move |(id, _)| !live.contains(id)).map(|(_, mask)| mask)
+        // An object that nothing refers to any more would fail the restore.
+        if !self.ends.iter().all(|(id, _)| live.contains(id)) {
+            return Err(Malformed::Ready);
+        }
+        let stale = self.masks.into_iter().filter(|(id, _)| !live.contains(id));
+        faults.masks.extend(stale.map(|(_, mask)| mask));
+        faults.marks.extend(self.marks);
+        faults.ends.extend(self.ends.into_iter().map(|(_, end)| end));
+        Ok(())
     }
 }
 
@@ -264,28 +332,85 @@ impl<'a> Reader<'a> {
         Ok((name, fields))
     }
 
-    /// An interest after its type: where its mask is, unless that is 0.
-    fn interest(&mut self, interest: InterestType) -> Result<Option<Range<usize>>> {
-        if (self.number()?, self.number()?) != (kind::FIELDS, interest.fields) {
-            return Err(self.nonsense());
+    /// The number of fields of a struct, which is to be as declared.
+    fn fields(&mut self, declared: u64) -> Result<()> {
+        let found = (self.number()?, self.number()?);
+        if found == (kind::FIELDS, declared) { Ok(()) } else { Err(self.nonsense()) }
+    }
+
+    /// A value that is a number of this kind: where the number is, unless it is 0.
+    fn place(&mut self, wanted: u64) -> Result<Option<Range<usize>>> {
+        match self.number()? {
+            kind::NIL => Ok(None),
+            kind if kind == wanted => {
+                let begin = self.at;
+                let number = self.number()?;
+                Ok((number != 0).then_some(begin..self.at))
+            }
+            _ => Err(self.nonsense()),
         }
-        let mut mask = None;
+    }
+
+    /// An interest after its type: where its mask and its mark are, unless they are 0.
+    fn interest(&mut self, interest: InterestType) -> Result<[Option<Range<usize>>; 2]> {
+        self.fields(interest.fields)?;
+        let (mut mask, mut mark) = (None, None);
         for field in 0..interest.fields {
-            if field != interest.mask {
+            if field == interest.mask {
+                mask = self.place(kind::UINT)?;
+            } else if field == interest.ready {
+                mark = self.place(kind::BOOL)?;
+            } else {
+                self.skip(0)?;
+            }
+        }
+        Ok([mask, mark])
+    }
+
+    /// An instance after its type: the ends of its list, unless it is empty.
+    fn instance(
+        &mut self,
+        instance: InstanceType,
+        ends: &mut Vec<(u64, Range<usize>)>,
+    ) -> Result<()> {
+        self.fields(instance.fields)?;
+        for field in 0..instance.fields {
+            if field != instance.ready {
                 self.skip(0)?;
                 continue;
             }
             match self.number()? {
-                kind::NIL => {}
-                kind::UINT => {
-                    let begin = self.at;
-                    self.number()?;
-                    mask = Some(begin..self.at);
-                }
+                kind::NIL => continue,
+                kind::STRUCT => {}
                 _ => return Err(self.nonsense()),
             }
+            // Its type, head and tail.
+            self.number()?;
+            match self.number()? {
+                kind::NO_FIELDS | kind::NIL => continue,
+                kind::FIELDS => {}
+                _ => return Err(self.nonsense()),
+            }
+            for _ in 0..self.number()? {
+                match self.number()? {
+                    kind::NIL => {}
+                    kind::REF => {
+                        let begin = self.at;
+                        let id = self.number()?;
+                        let number = begin..self.at;
+                        // To the whole of an interest.
+                        if self.number()? != 0 {
+                            return Err(self.nonsense());
+                        }
+                        if id != 0 {
+                            ends.push((id, number));
+                        }
+                    }
+                    _ => return Err(self.nonsense()),
+                }
+            }
         }
-        Ok(mask)
+        Ok(())
     }
 
     /// Whether the keys of a map, read up to its kind, are structs of this type.

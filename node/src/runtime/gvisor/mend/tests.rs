@@ -38,16 +38,32 @@ fn structure(declared: u64, fields: &[Vec<u8>]) -> Vec<u8> {
 
 const KEY_TYPE: u64 = 1;
 const INTEREST_TYPE: u64 = 2;
+const INSTANCE_TYPE: u64 = 3;
+const LIST_TYPE: u64 = 4;
 const MASK_VALUE: u64 = 0x8000_201d;
 
+/// Those with an even number are marked as ready.
 fn interest(id: u64, mask: &[u8]) -> Vec<u8> {
     let next = [number(kind::REF), to(id + 1)].concat();
-    let fields = [number(kind::NIL), mask.to_vec(), next];
+    let ready =
+        if id % 2 == 0 { [number(kind::BOOL), number(1)].concat() } else { number(kind::NIL) };
+    let fields = [number(kind::NIL), mask.to_vec(), ready, next];
     [uint(id), number(kind::STRUCT), structure(INTEREST_TYPE, &fields)].concat()
 }
 
-/// Two interests that an instance has, 10 and 11, and three others, one of them without a mask.
+/// With a list that has this at its end, and nothing at its head.
+fn instance(id: u64, tail: u64) -> Vec<u8> {
+    let list = [number(kind::NIL), [number(kind::REF), to(tail)].concat()];
+    let list = [number(kind::STRUCT), structure(LIST_TYPE, &list)].concat();
+    [uint(id), number(kind::STRUCT), structure(INSTANCE_TYPE, &[number(kind::NIL), list])].concat()
+}
+
+/// Two interests that an instance has, 10 and 300, and three others, one of them without a mask.
 fn stream() -> Vec<u8> {
+    stream_with(300)
+}
+
+fn stream_with(tail: u64) -> Vec<u8> {
     let key = |file: u64| {
         // A pointer to a part of an object: its path, a name and an index, and its type.
         let inside = [number(file), number(2), number(2 * 4 - 1), b"file".to_vec(), number(6)];
@@ -56,7 +72,8 @@ fn stream() -> Vec<u8> {
     };
     let instance = [
         [uint(1), number(kind::MAP), number(2)].concat(),
-        [number(kind::STRUCT), key(5), number(kind::REF), to(10), key(6), to(11)].concat(),
+        [number(kind::STRUCT), key(5), number(kind::REF), to(10), key(6), to(300)].concat(),
+        instance(20, tail),
     ];
     let other = [
         [uint(2), number(kind::ARRAY), number(3), number(kind::UINT)].concat(),
@@ -68,17 +85,18 @@ fn stream() -> Vec<u8> {
     ];
     let objects = [
         interest(10, &uint(MASK_VALUE)),
-        interest(11, &uint(1)),
+        interest(300, &uint(1)),
         interest(12, &uint(MASK_VALUE)),
         interest(13, &uint(1)),
         interest(14, &number(kind::NIL)),
     ];
-    let count = (1 + 6 + objects.len() as u64) | OBJECTS;
+    let count = (2 + 6 + objects.len() as u64) | OBJECTS;
     [
         // Raw bytes, and a graph without anything of ours.
         [number(3), b"raw".to_vec(), number(1 | OBJECTS), uint(1), uint(7)].concat(),
         [number(count), declared(KEY, &[b"file", b"num", b"x"])].concat(),
-        declared(INTEREST, &[b"epoll", MASK, b"entry"]),
+        declared(INTEREST, &[b"epoll", MASK, READY, b"entry"]),
+        declared(INSTANCE, &[b"q", READY]),
         [instance.concat(), other.concat(), objects.concat()].concat(),
     ]
     .concat()
@@ -94,29 +112,36 @@ fn file(stream: &[u8], chunk: usize) -> Vec<u8> {
 }
 
 #[test]
-fn only_interests_that_no_instance_has_lose_their_mask() {
+fn interests_that_no_instance_has_lose_their_mask_and_nothing_is_ready() {
     let stream = stream();
-    let masks = stale_masks(&stream).unwrap();
-    let bytes = masks.iter().map(|mask| stream[mask.clone()].to_vec()).collect::<Vec<_>>();
-    assert_eq!(bytes, [number(MASK_VALUE), number(1)]);
+    let faults = faults(&stream).unwrap();
+    let bytes = |places: &[Range<usize>]| {
+        places.iter().map(|place| stream[place.clone()].to_vec()).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(&faults.masks), [number(MASK_VALUE), number(1)]);
+    assert_eq!(bytes(&faults.marks), [number(1), number(1), number(1), number(1)]);
+    assert_eq!(bytes(&faults.ends), [number(300)]);
 }
 
 #[test]
-fn a_mended_file_is_as_long_as_before_and_its_stale_masks_are_zero() {
+fn a_list_that_ends_with_a_deleted_interest_is_refused() {
+    assert_eq!(faults(&stream_with(12)), Err(Malformed::Ready));
+}
+
+#[test]
+fn a_mended_file_is_as_long_as_before_and_has_nothing_left_to_mend() {
     for chunk in [1, 2, 7, 10_000] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint.img");
         let before = file(&stream(), chunk);
         fs::write(&path, &before).unwrap();
-        assert_eq!(mend(&path).unwrap(), 2);
+        assert_eq!(mend(&path).unwrap(), Mended { deleted: 2, ready: 5 });
         let after = fs::read(&path).unwrap();
         assert_eq!(after.len(), before.len());
-        // Three of the five bytes of the one mask, two are as they should be; and the only one of the other.
-        assert_eq!(after.iter().zip(&before).filter(|(a, b)| a != b).count(), 4);
+        // Of the one mask three of the five bytes, two are as they should be; the other mask, four marks, an end's two.
+        assert_eq!(after.iter().zip(&before).filter(|(a, b)| a != b).count(), 3 + 1 + 4 + 2);
         let mended = Chunks::read(&after).unwrap().stream;
-        for mask in stale_masks(&mended).unwrap() {
-            assert_eq!(Reader { stream: &mended, at: mask.start }.number(), Ok(0));
-        }
+        assert_eq!(faults(&mended), Ok(Faults::default()));
         assert_eq!(mended.len(), stream().len());
     }
 }
@@ -130,7 +155,7 @@ fn what_is_not_an_image_is_refused() {
     assert_eq!(Chunks::read(&whole[..whole.len() - 1]).err(), Some(Malformed::Short));
     // After the raw bytes and the first graph each prefix is too short.
     for length in 20..stream.len() {
-        assert_eq!(stale_masks(&stream[..length]), Err(Malformed::Short), "{length}");
+        assert_eq!(faults(&stream[..length]), Err(Malformed::Short), "{length}");
     }
 }
 
@@ -138,20 +163,20 @@ fn what_is_not_an_image_is_refused() {
 fn a_claim_of_many_or_deep_values_is_not_believed() {
     let graph = |value: Vec<u8>| [number(1 | OBJECTS), uint(1), value].concat();
     let many = graph([number(kind::ARRAY), number(u64::MAX), number(kind::NIL)].concat());
-    assert!(matches!(stale_masks(&many), Err(Malformed::Value(_))));
+    assert!(matches!(faults(&many), Err(Malformed::Value(_))));
     for deep in [[kind::INTERFACE, 5], [kind::STRUCT, 1]] {
         let deep = graph([number(deep[0]), number(deep[1])].concat().repeat(1_000_000));
-        assert!(matches!(stale_masks(&deep), Err(Malformed::Value(_))));
+        assert!(matches!(faults(&deep), Err(Malformed::Value(_))));
     }
     let deep = graph([vec![kind::INTERFACE as u8], vec![1; 1_000_000]].concat());
-    assert!(matches!(stale_masks(&deep), Err(Malformed::Value(_))));
+    assert!(matches!(faults(&deep), Err(Malformed::Value(_))));
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = stale_masks(&bytes);
-        let _ = stale_masks(&[number(5 | OBJECTS), bytes.clone()].concat());
+        let _ = faults(&bytes);
+        let _ = faults(&[number(5 | OBJECTS), bytes.clone()].concat());
         let _ = Chunks::read(&[MAGIC, &bytes].concat());
     }
 
@@ -160,6 +185,6 @@ proptest! {
         let mut stream = stream();
         let at = at % stream.len();
         stream[at] = byte;
-        let _ = stale_masks(&stream);
+        let _ = faults(&stream);
     }
 }
