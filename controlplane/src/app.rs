@@ -1,26 +1,39 @@
 //! Puts the control plane together, serves it, and takes it down in order.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
+use futures::Stream;
 use reveille_api::{
+    Ladder,
     net::{Address, Authorize, ListenError, Listener},
     proto::{
         self, control_server::ControlServer, nodes_server::NodesServer,
         routers_server::RoutersServer,
     },
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::{
+    body::Body,
+    transport::{Server, server::Connected},
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
 use tower::util::MapRequestLayer;
 
 use crate::{
     budget::Budget,
     catalog::Catalog,
     clock::{Clock, unix_ms},
-    config::Config,
+    config::{Config, Timings},
     events::Events,
     fleet::{Fleet, Parts},
     metrics::Metrics,
@@ -144,7 +157,8 @@ impl Config {
         let records = Records::new(Arc::new(store));
         // Before the listeners: whoever calls finds everything known.
         let read = |source| BuildError::Read { path: self.data_dir.clone(), source };
-        let fleet = start(&self, records.clone(), dial).await.map_err(read)?;
+        let start = start(self.ladder, self.timings, records.clone(), dial);
+        let fleet = start.await.map_err(read)?;
         let listener = self.transport.listen(&self.listen).await?;
         let tcp = match &self.tcp {
             Some(address) => Some(self.listen_tcp(address).await?),
@@ -181,15 +195,20 @@ impl Config {
     }
 }
 
-async fn start(config: &Config, records: Records, dial: Dial) -> Result<Arc<Fleet>, store::Error> {
-    let (clock, timings) = (Clock::default(), config.timings);
+async fn start(
+    ladder: Ladder,
+    timings: Timings,
+    records: Records,
+    dial: Dial,
+) -> Result<Arc<Fleet>, store::Error> {
+    let clock = Clock::default();
     let tasks = Tasks::default();
     forget_deleted(&records).await?;
     tasks.spawn("tombstones", forget_daily(records.clone()));
     let (events, log) = Events::open(records.clone())?;
     tasks.spawn("event log", log.run());
     Fleet::start(Parts {
-        catalog: Catalog::open(records.clone(), events.clone(), config.ladder)?,
+        catalog: Catalog::open(records.clone(), events.clone(), ladder)?,
         nodes: Nodes::new(dial, clock, timings),
         routers: Routers::open(records.clone(), clock, timings)?,
         metrics: Metrics::default(),
@@ -263,26 +282,8 @@ fn serve(
 ) -> (HealthReporter, Servers) {
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut servers = JoinSet::new();
-    let control = ControlService::new(Arc::clone(fleet));
-    let nodes = NodesServer::new(NodesService::new(Arc::clone(fleet)))
-        .max_decoding_message_size(MAX_MESSAGE);
-    let routers = RoutersServer::new(RoutersService::new(Arc::clone(fleet)));
     let mut serve = |listener: Listener, programs: Option<Token>| {
-        let everything = programs.is_none();
-        let authorize = match programs {
-            Some(token) => Authorize::new().or_if(move |headers| token.check(headers)),
-            None => Authorize::new(),
-        };
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .layer(counted(&fleet.metrics))
-            .layer(authorize)
-            .add_service(health.clone())
-            .add_optional_service(reflection())
-            .add_service(ControlServer::new(control.clone()))
-            .add_optional_service(everything.then(|| routers.clone()))
-            .add_optional_service(everything.then(|| nodes.clone()))
-            .serve_with_incoming_shutdown(listener.incoming(), stop.clone().cancelled_owned());
+        let server = answer(fleet, health.clone(), listener.incoming(), programs, stop);
         reveille_api::task::spawn(&mut servers, "serve", async {
             server.await.map_err(Error::Serve)
         });
@@ -316,6 +317,55 @@ fn serve(
         }
     });
     (reporter, servers)
+}
+
+/// Everything on one listener; with a token, only what is for programs.
+fn answer<I, H, S>(
+    fleet: &Arc<Fleet>,
+    health: HealthServer<H>,
+    incoming: S,
+    programs: Option<Token>,
+    stop: &CancellationToken,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<I, H, S>
+where
+    S: Stream<Item = io::Result<I>> + Send + 'static,
+    I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    H: Health,
+{
+    let nodes = NodesServer::new(NodesService::new(Arc::clone(fleet)))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let routers = RoutersServer::new(RoutersService::new(Arc::clone(fleet)));
+    let everything = programs.is_none();
+    let authorize = match programs {
+        Some(token) => Authorize::new().or_if(move |headers| token.check(headers)),
+        None => Authorize::new(),
+    };
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .layer(counted(&fleet.metrics))
+        .layer(authorize)
+        .add_service(health)
+        .add_optional_service(reflection())
+        .add_service(ControlServer::new(ControlService::new(Arc::clone(fleet))))
+        .add_optional_service(everything.then_some(routers))
+        .add_optional_service(everything.then_some(nodes))
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned())
+}
+
+/// Runs on this store and this network until it is dropped, as a process that is killed.
+#[cfg(feature = "simulation")]
+pub async fn simulate<I>(
+    store: Arc<dyn store::Store>,
+    timings: Timings,
+    dial: Dial,
+    incoming: impl Stream<Item = io::Result<I>> + Send + 'static,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let fleet = start(Ladder::default(), timings, Records::new(store), dial).await?;
+    let (_, health) = tonic_health::server::health_reporter();
+    Ok(answer(&fleet, health, incoming, None, &CancellationToken::new()).await?)
 }
 
 fn counted(

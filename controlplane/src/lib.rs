@@ -51,5 +51,8 @@ pub mod tasks;
 #[cfg(test)]
 mod testing;
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use app::simulate;
 pub use app::{Addrs, App, BuildError, Error};
 pub use config::{Config, Timings};

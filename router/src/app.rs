@@ -284,12 +284,7 @@ impl App {
         let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
-        let server = Server::builder()
-            .max_concurrent_streams(router.ladder.max_requests().saturating_add(EXTRA_STREAMS))
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            // Envoy resets a stream for each client that leaves: no sign of an attack.
-            .http2_max_pending_accept_reset_streams(Some(router.ladder.max_requests() as usize))
-            .http2_max_local_error_reset_streams(Some(usize::MAX))
+        let server = limits(&router.ladder)
             .layer(Authorize::new())
             .add_service(ExtProc::new(Arc::clone(&router)))
             .add_service(ads)
@@ -336,6 +331,44 @@ impl App {
         }
         info!("router ended");
         ended
+    }
+}
+
+/// Of the server that Envoys connect to.
+fn limits(ladder: &Ladder) -> Server {
+    Server::builder()
+        .max_concurrent_streams(ladder.max_requests().saturating_add(EXTRA_STREAMS))
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        // Envoy resets a stream for each client that leaves: no sign of an attack.
+        .http2_max_pending_accept_reset_streams(Some(ladder.max_requests() as usize))
+        .http2_max_local_error_reset_streams(Some(usize::MAX))
+}
+
+/// Runs on this network until it is dropped, as a process that is killed. Configures no Envoy and has no page.
+#[cfg(feature = "simulation")]
+pub async fn simulate<I>(
+    name: &str,
+    zone: Zone,
+    ladder: Ladder,
+    control_plane: tonic::transport::Channel,
+    incoming: impl futures::Stream<Item = io::Result<I>>,
+) -> Result<(), Error>
+where
+    I: tokio::io::AsyncRead
+        + tokio::io::AsyncWrite
+        + tonic::transport::server::Connected
+        + Unpin
+        + Send
+        + 'static,
+{
+    let (ack_sender, acks) = mpsc::unbounded_channel();
+    let parts = Parts { name: name.to_owned(), zone, ladder, share: 100, acks: ack_sender };
+    let router = parts.assemble(control_plane, &mut Registry::default());
+    let server =
+        limits(&ladder).layer(Authorize::new()).add_service(ExtProc::new(Arc::clone(&router)));
+    tokio::select! {
+        ended = server.serve_with_incoming(incoming) => Ok(ended?),
+        () = session::keep(router, acks) => Err(Error::Ended("the session with the control plane")),
     }
 }
 

@@ -58,4 +58,7 @@ mod wake;
 #[cfg(feature = "model")]
 #[doc(hidden)]
 pub use actor::model;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use app::simulate;
 pub use app::{Addrs, App, BuildError, Config, Error, Https};

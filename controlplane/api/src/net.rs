@@ -30,4 +30,7 @@ pub use identity::{Identity, InvalidIdentity, Role};
 pub use io::{Io, Peer};
 pub use listen::{ListenError, Listener, SocketFile};
 pub use tls::{Tls, TlsError, TlsFiles};
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use transport::simulated;
 pub use transport::{Expected, NoTls, Transport};

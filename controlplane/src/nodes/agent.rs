@@ -50,8 +50,13 @@ impl GrpcAgent {
             let address: Address = address.parse().map_err(|e: InvalidAddress| e.to_string())?;
             let channel = transport.channel(&address, Expected::named(Role::Node, node));
             let channel = channel.map_err(|error| error.to_string())?;
-            Ok(Arc::new(Self(NodeAgentClient::new(channel))) as Arc<dyn Agent>)
+            Ok(Arc::new(Self::over(channel)) as Arc<dyn Agent>)
         })
+    }
+
+    /// Calls by this channel.
+    pub fn over(channel: Channel) -> Self {
+        Self(NodeAgentClient::new(channel))
     }
 }
 

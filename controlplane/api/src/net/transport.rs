@@ -142,6 +142,12 @@ pub(super) fn connect_lazily(address: Address, tls: Option<(Arc<Tls>, Expected)>
     }
 }
 
+/// The limits of every channel, for one over a network that is simulated.
+#[cfg(feature = "simulation")]
+pub fn simulated(address: &Address) -> Result<Endpoint, tonic::transport::Error> {
+    endpoint(address)
+}
+
 /// Its URI is for the requests' sake; the connector knows the address.
 fn endpoint(address: &Address) -> Result<Endpoint, tonic::transport::Error> {
     let uri = match address {

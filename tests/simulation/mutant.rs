@@ -1,0 +1,14 @@
+//! Rules that can be switched off to see that the oracle misses them.
+
+/// A rule that is switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The node carries out calls of epochs that are over.
+    NodeIgnoresEpochs,
+    /// The node lets an actor serve on whose snapshot is committed.
+    NodeServesAfterCommit,
+    /// Every activation of a node has the same endpoint.
+    EndpointsAreReused,
+    /// Envoy ends the ext_proc stream when it is answered, not when the request ends.
+    StreamEndsEarly,
+}
