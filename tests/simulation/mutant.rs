@@ -12,3 +12,16 @@ pub(crate) enum Mutant {
     /// Envoy ends the ext_proc stream when it is answered, not when the request ends.
     StreamEndsEarly,
 }
+
+impl Mutant {
+    const ALL: [Self; 4] = [
+        Self::NodeIgnoresEpochs,
+        Self::NodeServesAfterCommit,
+        Self::EndpointsAreReused,
+        Self::StreamEndsEarly,
+    ];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    }
+}

@@ -105,6 +105,11 @@ impl Seen {
         self.committed.insert(actor.to_owned(), state.to_vec());
     }
 
+    /// Whether it has a snapshot.
+    pub(crate) fn has(&self, actor: &str) -> bool {
+        self.committed.contains_key(actor)
+    }
+
     /// An activation is gone with what it had not saved; `by` a fault, or by nobody's right.
     pub(crate) fn lost(&mut self, actor: &str, state: &[Id], by_fault: bool) {
         let saved = self.committed.get(actor).cloned().unwrap_or_default();

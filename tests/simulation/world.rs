@@ -19,7 +19,7 @@ use tokio::{
 use turmoil::Sim;
 
 use crate::{
-    agent, control,
+    agent, chance, control,
     envoy::{self, Envoy},
     faults::{Fault, Faults},
     mutant::Mutant,
@@ -77,6 +77,7 @@ pub(crate) struct Plan {
 
 /// Runs it until it is over, or a promise is broken.
 pub(crate) fn run(plan: Plan) -> Oracle {
+    chance::begin(plan.seed);
     let oracle = Oracle::default();
     let dice = Dice::new(plan.seed);
     let mut sim = turmoil::Builder::new()
@@ -185,6 +186,10 @@ async fn operator(machines: Rc<[Machine]>, oracle: Oracle, dice: Dice) -> turmoi
     for actor in ACTORS {
         let request = CreateActorRequest { actor: Some(key_of(actor)), template: "t".into() };
         control.create_actor(request).await?;
+        // With a snapshot: one that has none is lost with its machine.
+        while control.suspend_actor(key_of(actor)).await.is_err() || !oracle.seen().has(actor) {
+            let _ = control.wake_actor(key_of(actor)).await;
+        }
     }
     sleep_until(begin + LOAD.0).await;
     while begin.elapsed() < LOAD.1 {
