@@ -15,13 +15,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use reveille_api::proto;
+use reveille_api::{Stay, proto};
 use tokio::sync::watch;
 
 use crate::{
@@ -39,7 +36,6 @@ pub use agent::{Agent, Dial, GrpcAgent};
 pub struct Nodes {
     inner: Mutex<HashMap<String, Node>>,
     changed: watch::Sender<()>,
-    sessions: AtomicU64,
     dial: Dial,
     clock: Clock,
     timings: Timings,
@@ -47,6 +43,8 @@ pub struct Nodes {
 
 struct Node {
     link: Link,
+    /// The last one, also after its end.
+    stay: Stay,
     /// Given up: its activations were told to be lost.
     lost: bool,
     register: proto::Register,
@@ -56,8 +54,8 @@ struct Node {
 
 enum Link {
     Away { since: Moment },
-    Joining { session: u64 },
-    Ready { session: u64, agent: Arc<dyn Agent> },
+    Joining { stay: Stay },
+    Ready { stay: Stay, agent: Arc<dyn Agent> },
 }
 
 /// One stay of a node.
@@ -66,7 +64,7 @@ pub struct Session {
     /// Which node.
     pub node: String,
     /// Tells a late end of an earlier stay from the end of this one.
-    number: u64,
+    stay: Stay,
     /// Calls it.
     pub agent: Arc<dyn Agent>,
 }
@@ -75,7 +73,7 @@ impl Nodes {
     /// None yet. `dial` makes the client for a node.
     pub fn new(dial: Dial, clock: Clock, timings: Timings) -> Self {
         let (changed, _) = watch::channel(());
-        Self { inner: Mutex::default(), changed, sessions: AtomicU64::new(1), dial, clock, timings }
+        Self { inner: Mutex::default(), changed, dial, clock, timings }
     }
 
     fn inner(&self) -> MutexGuard<'_, HashMap<String, Node>> {
@@ -91,6 +89,7 @@ impl Nodes {
         }
         let unheard = Node {
             link: Link::Away { since },
+            stay: Stay::default(),
             lost: false,
             register: proto::Register { node: node.to_owned(), ..Default::default() },
             heartbeat: proto::Heartbeat::default(),
@@ -103,30 +102,34 @@ impl Nodes {
 
     /// A node registers. It is ready only after [`Nodes::ready`].
     pub fn join(&self, register: proto::Register) -> Result<Session, String> {
-        let agent = (self.dial)(&register.node, &register.address)?;
         let node = register.node.clone();
-        let number = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let link = Link::Joining { session: number };
+        let mut inner = self.inner();
+        // Above those of an earlier control plane, which the agent remembers, and of an earlier agent.
+        let last = inner.get(&node).map_or(0, |node| node.stay.0);
+        let stay = Stay(last.max(register.stay).saturating_add(1));
+        let agent = (self.dial)(&node, &register.address, stay)?;
         let entry = Node {
-            link,
+            link: Link::Joining { stay },
+            stay,
             lost: false,
             register,
             heartbeat: proto::Heartbeat::default(),
             last_seen_unix_ms: unix_ms(),
         };
-        self.inner().insert(node.clone(), entry);
+        inner.insert(node.clone(), entry);
+        drop(inner);
         self.changed.send_replace(());
-        Ok(Session { node, number, agent })
+        Ok(Session { node, stay, agent })
     }
 
     /// It can be called, and its inventory is known. False when this stay is over already.
     pub fn ready(&self, session: &Session) -> bool {
         let mut inner = self.inner();
         let Some(node) = inner.get_mut(&session.node) else { return false };
-        let now_ready = node.link.session() == Some(session.number);
+        let now_ready = node.link.stay() == Some(session.stay);
         if now_ready {
             let agent = Arc::clone(&session.agent);
-            node.link = Link::Ready { session: session.number, agent };
+            node.link = Link::Ready { stay: session.stay, agent };
         }
         drop(inner);
         self.changed.send_replace(());
@@ -146,7 +149,7 @@ impl Nodes {
         let since = self.clock.now();
         let mut inner = self.inner();
         let Some(node) = inner.get_mut(&session.node) else { return false };
-        let was_current = node.link.session() == Some(session.number);
+        let was_current = node.link.stay() == Some(session.stay);
         if was_current {
             node.link = Link::Away { since };
         }
@@ -256,10 +259,10 @@ impl Nodes {
 }
 
 impl Link {
-    fn session(&self) -> Option<u64> {
+    fn stay(&self) -> Option<Stay> {
         match self {
             Self::Away { .. } => None,
-            Self::Joining { session } | Self::Ready { session, .. } => Some(*session),
+            Self::Joining { stay } | Self::Ready { stay, .. } => Some(*stay),
         }
     }
 }

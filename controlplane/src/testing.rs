@@ -8,12 +8,12 @@ use std::{
 
 use futures::{FutureExt, stream::BoxStream};
 use reveille_api::{
-    ActorKey, Epoch, Failure, Ladder, Reason,
+    ActorKey, Epoch, Failure, Ladder, Reason, Stay,
     manifest::{self, ActorTemplateSpec, Spec},
     proto::{self, suspend_reply::Outcome},
     task,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use crate::{
@@ -63,6 +63,8 @@ pub(crate) fn spec(extra: &str) -> ActorTemplateSpec {
 /// A node that does what the protos promise, also when its caller has gone.
 pub(crate) struct FakeNode {
     state: Arc<Mutex<NodeState>>,
+    /// That its callers quote.
+    stay: Stay,
     /// While false, activations and checkpoints take for ever.
     pub(crate) starts: watch::Sender<bool>,
     pub(crate) commits: watch::Sender<bool>,
@@ -75,8 +77,12 @@ pub(crate) struct NodeState {
     pub(crate) activations: BTreeMap<ActorKey, proto::Activation>,
     pub(crate) snapshots: Vec<proto::Snapshot>,
     pub(crate) highest: BTreeMap<ActorKey, u64>,
+    /// The highest stay that was quoted.
+    pub(crate) newest: Stay,
     /// Every call, as "verb namespace/name epoch".
     pub(crate) calls: Vec<String>,
+    /// Those of an earlier stay, which are refused.
+    pub(crate) late: Vec<String>,
     /// The next activations fail like this.
     pub(crate) refuse_start: Vec<Failure>,
     /// The next checkpoints fail like this.
@@ -96,8 +102,21 @@ fn actor_of(key: &Option<proto::ActorKey>) -> ActorKey {
 }
 
 impl NodeState {
-    fn enter(&mut self, verb: &str, key: &ActorKey, epoch: u64) -> Result<(), Status> {
-        self.calls.push(format!("{verb} {key} {epoch}"));
+    fn hear(&mut self, stay: Stay) -> Result<(), Status> {
+        if stay < self.newest {
+            return Err(Status::aborted("an earlier stay"));
+        }
+        self.newest = stay;
+        Ok(())
+    }
+
+    fn enter(&mut self, stay: Stay, verb: &str, key: &ActorKey, epoch: u64) -> Result<(), Status> {
+        let call = format!("{verb} {key} {epoch}");
+        if let Err(status) = self.hear(stay) {
+            self.late.push(call);
+            return Err(status);
+        }
+        self.calls.push(call);
         let highest = self.highest.entry(key.clone()).or_default();
         if epoch < *highest {
             return Err(Status::failed_precondition("a lower epoch"));
@@ -115,32 +134,41 @@ impl NodeState {
 impl FakeNode {
     pub(crate) fn new() -> Arc<Self> {
         let (starts, commits) = (watch::channel(true).0, watch::channel(true).0);
-        Arc::new(Self { state: Arc::default(), starts, commits, held: watch::channel("").0 })
+        let (state, stay, held) = (Arc::default(), Stay::default(), watch::channel("").0);
+        Arc::new(Self { state, stay, starts, commits, held })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, NodeState> {
         self.state.lock().unwrap()
     }
 
-    /// A call that arrives when its verb is not held.
+    /// The same node, called in this stay.
+    pub(crate) fn of(&self, stay: Stay) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            stay,
+            starts: self.starts.clone(),
+            commits: self.commits.clone(),
+            held: self.held.clone(),
+        }
+    }
+
+    /// A call that arrives when its verb is not held, and also if its caller has gone by then.
     fn delivered<T: Send + 'static>(
         &self,
         verb: &'static str,
         call: impl FnOnce(&Self) -> Reply<T> + Send + 'static,
     ) -> Reply<T> {
         let mut held = self.held.subscribe();
-        let node = Self {
-            state: Arc::clone(&self.state),
-            starts: self.starts.clone(),
-            commits: self.commits.clone(),
-            held: self.held.clone(),
-        };
-        async move {
+        let node = self.of(self.stay);
+        let (done, reply) = oneshot::channel();
+        task::detach("fake call", async move {
             let _ = held.wait_for(|held| *held != verb).await;
             let reply = call(&node);
-            reply.await
-        }
-        .boxed()
+            let _ = done.send(reply.await);
+        });
+        async move { reply.await.unwrap_or_else(|_| Err(Status::cancelled("the world ends"))) }
+            .boxed()
     }
 
     /// The process of an actor dies; nothing is told.
@@ -153,7 +181,7 @@ impl FakeNode {
     fn suspend_now(&self, request: proto::SuspendRequest) -> Reply<proto::SuspendReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
-        if let Err(status) = state.enter("suspend", &key, request.epoch) {
+        if let Err(status) = state.enter(self.stay, "suspend", &key, request.epoch) {
             return async { Err(status) }.boxed();
         }
         let known = state.suspends.contains_key(&request.snapshot);
@@ -186,7 +214,7 @@ impl FakeNode {
     fn destroy_now(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
-        let entered = state.enter("destroy", &key, request.epoch);
+        let entered = state.enter(self.stay, "destroy", &key, request.epoch);
         if entered.is_ok() {
             // What is being made now ends up below the fence.
             state.activations.remove(&key);
@@ -201,7 +229,7 @@ impl Agent for FakeNode {
     fn activate(&self, request: proto::ActivateRequest) -> Reply<proto::ActivateReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
-        if let Err(status) = state.enter("activate", &key, request.epoch) {
+        if let Err(status) = state.enter(self.stay, "activate", &key, request.epoch) {
             return async { Err(status) }.boxed();
         }
         let failure = (!state.refuse_start.is_empty()).then(|| state.refuse_start.remove(0));
@@ -262,7 +290,7 @@ impl Agent for FakeNode {
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
-        if let Err(status) = state.enter("resume", &key, request.epoch) {
+        if let Err(status) = state.enter(self.stay, "resume", &key, request.epoch) {
             return async { Err(status) }.boxed();
         }
         let Some((resume, id)) = state.resume.get(&(key.clone(), request.epoch)) else {
@@ -286,7 +314,10 @@ impl Agent for FakeNode {
     }
 
     fn inventory(&self) -> Reply<proto::Inventory> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Err(status) = state.hear(self.stay) {
+            return async { Err(status) }.boxed();
+        }
         let inventory = proto::Inventory {
             activations: state.activations.values().cloned().collect(),
             snapshots: state.snapshots.clone(),
@@ -305,7 +336,14 @@ impl Agent for FakeNode {
     ) -> Reply<proto::DeleteSnapshotsReply> {
         self.delivered("delete", move |node| {
             let mut state = node.state();
-            state.snapshots.retain(|s| s.actor != request.actor || request.keep.contains(&s.id));
+            if let Err(status) = state.hear(node.stay) {
+                return async { Err(status) }.boxed();
+            }
+            let kept = |s: &proto::Snapshot| {
+                let old = request.everything || s.epoch < request.epoch;
+                s.actor != request.actor || !old || request.keep.contains(&s.id)
+            };
+            state.snapshots.retain(kept);
             if request.everything {
                 state.highest.remove(&actor_of(&request.actor));
             }
@@ -417,6 +455,7 @@ impl World {
         let register = proto::Register {
             node: "n1".into(),
             instance: "i".into(),
+            stay: self.node.state().newest.0,
             address: "fake".into(),
             workers: self.workers,
             runtimes: vec![proto::Runtime { name: "gvisor".into(), version: "1".into() }],
@@ -575,8 +614,8 @@ async fn fleet(
     let (clock, tasks) = (Clock::default(), Tasks::default());
     let (events, log) = Events::open(records.clone()).unwrap();
     tasks.spawn("event log", log.run());
-    let agent: Arc<dyn Agent> = Arc::clone(node) as _;
-    let dial: Dial = Arc::new(move |_, _| Ok(Arc::clone(&agent)));
+    let agent = Arc::clone(node);
+    let dial: Dial = Arc::new(move |_, _, stay| Ok(Arc::new(agent.of(stay)) as Arc<dyn Agent>));
     let parts = Parts {
         catalog: Catalog::open(records.clone(), events.clone(), Ladder::default()).unwrap(),
         nodes: Nodes::new(dial, clock, timings),

@@ -12,9 +12,11 @@
 //!
 //! While an operation is under way the driver goes on listening: a repeated call joins it, Resume and Destroy cancel
 //! a suspend, Destroy and a higher epoch cancel an activation, and everything else waits its turn. A caller that goes
-//! away changes nothing. Each operation is refused if its epoch is lower than the highest one seen ([`Fence`]).
+//! away changes nothing. Each operation is refused if its epoch is lower than the highest one seen ([`Fence`]), or its stay
+//! is over ([`stay`](crate::stay)), also when it has waited its turn.
 
 mod activate;
+mod command;
 mod suspend;
 
 use std::{
@@ -24,10 +26,11 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use reveille_api::{ActorKey, Epoch, proto};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use activate::{Activate, chain};
+pub(crate) use command::{Command, Deletion, Reply, Suspended};
 use suspend::{Gate, SuspendEnd};
 pub(crate) use suspend::{Suspend, come_back};
 
@@ -40,31 +43,6 @@ use crate::{
 
 /// Operations of one actor that may wait.
 const BACKLOG: usize = 64;
-
-/// Where an answer goes. The caller may be gone.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, OpError>>;
-
-/// What a driver is asked to do.
-pub(crate) enum Command {
-    Activate(Activate, Reply<Activated>),
-    Suspend(Suspend, Reply<Suspended>),
-    Resume(Epoch, Reply<bool>),
-    Destroy(Epoch, Reply<()>),
-    DeleteSnapshots {
-        keep: Vec<String>,
-        everything: bool,
-        reply: Reply<()>,
-    },
-    /// Whatever epoch it has: the node is being given up.
-    DestroyAny(Reply<()>),
-}
-
-/// How a suspend ended well.
-#[derive(Clone, Debug)]
-pub(crate) enum Suspended {
-    Committed(proto::Snapshot),
-    Resumed,
-}
 
 /// What anybody may see of a driver.
 #[derive(Clone, Debug, Default)]
@@ -202,6 +180,27 @@ impl Driver {
     }
 
     async fn command(&mut self, command: Command) {
+        let deletion = {
+            let core = Arc::clone(&self.core);
+            match command.stay().map(|stay| core.newest.begin(stay)).transpose() {
+                Ok(_held) => {
+                    let deletion = self.begin(command);
+                    self.publish();
+                    deletion
+                }
+                Err(over) => {
+                    command.refuse(over.into());
+                    None
+                }
+            }
+        };
+        if let Some((deletion, reply)) = deletion {
+            reply.answer(self.delete_snapshots(deletion).await);
+        }
+    }
+
+    /// Does what takes no time. A deletion is left to the caller.
+    fn begin(&mut self, command: Command) -> Option<(Deletion, Reply<()>)> {
         match command {
             Command::Activate(request, reply) => self.activate(request, reply),
             Command::Suspend(request, reply) => self.suspend(request, reply),
@@ -212,15 +211,20 @@ impl Driver {
                 self.defer(Command::DestroyAny(reply));
             }
             Command::DestroyAny(reply) => self.destroy(self.fence.epoch, reply),
-            Command::DeleteSnapshots { keep, everything, reply } => {
-                self.delete_snapshots(keep, everything, reply).await;
-            }
+            Command::DeleteSnapshots(deletion, reply) => match self.fence.check(deletion.epoch) {
+                Err(error) => reply.answer(Err(error.into())),
+                Ok(()) if matches!(self.stage, Stage::Empty | Stage::Serving(_)) => {
+                    return Some((deletion, reply));
+                }
+                Ok(()) => self.defer(Command::DeleteSnapshots(deletion, reply)),
+            },
         }
+        None
     }
 
     fn activate(&mut self, request: Activate, reply: Reply<Activated>) {
         if let Err(error) = self.fence.check(request.epoch) {
-            return answer(reply, Err(error.into()));
+            return reply.answer(Err(error.into()));
         }
         match &mut self.stage {
             Stage::Activating { request: current, waiters, .. } if current.same_as(&request) => {
@@ -233,7 +237,7 @@ impl Driver {
                 self.defer(Command::Activate(request, reply));
             }
             Stage::Serving(activation) if activation.record.epoch == request.epoch => {
-                answer(reply, Ok(activation.reply.clone()));
+                reply.answer(Ok(activation.reply.clone()));
             }
             // The control plane has given the old one up: there is never more than one.
             Stage::Serving(_) => {
@@ -242,7 +246,7 @@ impl Driver {
             }
             Stage::Empty => {
                 if let Err(error) = self.fence.admit(request.epoch) {
-                    return answer(reply, Err(error.into()));
+                    return reply.answer(Err(error.into()));
                 }
                 let cancel = CancellationToken::new();
                 let (core, actor, fence) = (self.core.clone(), self.actor.clone(), self.fence);
@@ -268,13 +272,13 @@ impl Driver {
             }
         };
         for waiter in waiters {
-            answer(waiter, reply.clone());
+            waiter.answer(reply.clone());
         }
     }
 
     fn suspend(&mut self, request: Suspend, reply: Reply<Suspended>) {
         if let Err(error) = self.fence.check(request.epoch) {
-            return answer(reply, Err(error.into()));
+            return reply.answer(Err(error.into()));
         }
         match self.take_stage() {
             Stage::Suspending { request: current, gate, mut waiters, resumers, shown, done }
@@ -283,6 +287,10 @@ impl Driver {
                 waiters.push(reply);
                 let request = current;
                 self.stage = Stage::Suspending { request, gate, waiters, resumers, shown, done };
+            }
+            Stage::Serving(activation) if activation.record.was_resumed(&request) => {
+                self.stage = Stage::Serving(activation);
+                reply.answer(Ok(Suspended::Resumed));
             }
             Stage::Serving(activation) if activation.record.epoch == request.epoch => {
                 let gate = Arc::new(Gate::default());
@@ -304,7 +312,7 @@ impl Driver {
                     .map(|manifest| snapshots::to_proto(&manifest, &self.core.node))
                     .map(Suspended::Committed)
                     .ok_or(OpError::NotRunning { actor, epoch });
-                answer(reply, outcome);
+                reply.answer(outcome);
             }
             stage => {
                 self.stage = stage;
@@ -339,36 +347,36 @@ impl Driver {
             }
         };
         for waiter in waiters {
-            answer(waiter, outcome.clone());
+            waiter.answer(outcome.clone());
         }
         for resumer in resumers {
-            answer(resumer, Ok(running));
+            resumer.answer(Ok(running));
         }
     }
 
     fn resume(&mut self, epoch: Epoch, reply: Reply<bool>) {
         if let Err(error) = self.fence.check(epoch) {
-            return answer(reply, Err(error.into()));
+            return reply.answer(Err(error.into()));
         }
         match &mut self.stage {
             Stage::Suspending { request, gate, resumers, .. } if request.epoch == epoch => {
                 gate.cancel();
                 resumers.push(reply);
             }
-            Stage::Serving(activation) => answer(reply, Ok(activation.record.epoch == epoch)),
-            Stage::Empty => answer(reply, Ok(false)),
+            Stage::Serving(activation) => reply.answer(Ok(activation.record.epoch == epoch)),
+            Stage::Empty => reply.answer(Ok(false)),
             _ => self.defer(Command::Resume(epoch, reply)),
         }
     }
 
     fn destroy(&mut self, epoch: Epoch, reply: Reply<()>) {
         if let Err(error) = self.fence.check(epoch) {
-            return answer(reply, Err(error.into()));
+            return reply.answer(Err(error.into()));
         }
         match &mut self.stage {
             Stage::Empty => {
                 self.end_activation(epoch);
-                answer(reply, Ok(()));
+                reply.answer(Ok(()));
             }
             Stage::Serving(_) => {
                 self.begin_destroy();
@@ -416,14 +424,14 @@ impl Driver {
         self.core.report_exit(&self.actor, record.epoch, message);
     }
 
-    async fn delete_snapshots(&mut self, keep: Vec<String>, everything: bool, reply: Reply<()>) {
-        if !matches!(self.stage, Stage::Empty | Stage::Serving(_)) {
-            return self.defer(Command::DeleteSnapshots { keep, everything, reply });
-        }
+    async fn delete_snapshots(&mut self, deletion: Deletion) -> Result<(), OpError> {
+        let Deletion { epoch, keep, everything } = deletion;
         let forget = everything && matches!(self.stage, Stage::Empty);
+        // One of the present epoch may have been committed after this was asked for.
+        let below = if everything { Epoch(u64::MAX) } else { epoch };
         let (core, actor) = (self.core.clone(), self.actor.clone());
         let deleted = files::blocking(move || {
-            core.snapshots.delete(&actor, &keep)?;
+            core.snapshots.delete(&actor, below, &keep)?;
             if forget {
                 core.snapshots.forget(&actor);
                 core.logs.remove(&actor)?;
@@ -435,21 +443,15 @@ impl Driver {
         if forget && deleted.is_ok() {
             self.fence = Fence::default();
         }
-        answer(reply, deleted.map_err(|e| OpError::internal(format!("cannot delete: {e}"))));
+        deleted.map_err(|e| OpError::internal(format!("cannot delete: {e}")))
     }
 
     /// Puts a command off until the operation under way is over.
     fn defer(&mut self, command: Command) {
         if self.backlog.len() < BACKLOG {
-            return self.backlog.push_back(command);
-        }
-        match command {
-            Command::Activate(_, reply) => answer(reply, Err(OpError::TooBusy)),
-            Command::Suspend(_, reply) => answer(reply, Err(OpError::TooBusy)),
-            Command::Resume(_, reply) => answer(reply, Err(OpError::TooBusy)),
-            Command::Destroy(_, reply)
-            | Command::DestroyAny(reply)
-            | Command::DeleteSnapshots { reply, .. } => answer(reply, Err(OpError::TooBusy)),
+            self.backlog.push_back(command);
+        } else {
+            command.refuse(OpError::TooBusy);
         }
     }
 
@@ -485,8 +487,4 @@ impl Driver {
         let view = View { fence: self.fence, activation };
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
-}
-
-fn answer<T>(reply: Reply<T>, outcome: Result<T, OpError>) {
-    let _ = reply.send(outcome);
 }

@@ -6,11 +6,8 @@ use std::{
 };
 
 use futures::future::join_all;
-use reveille_api::{ActorKey, Failure, proto, task};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use reveille_api::{ActorKey, Failure, Stay, proto, task};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -76,9 +73,10 @@ impl Actors {
     pub(crate) async fn submit<T>(
         &self,
         actor: &ActorKey,
+        stay: Option<Stay>,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, OpError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::new(stay);
         let handle = self.handle(actor)?;
         handle.commands.send(command(reply)).await.map_err(|_| OpError::Stopping)?;
         // One that is held keeps the driver.
@@ -111,7 +109,8 @@ impl Actors {
     /// Ends every activation.
     pub(crate) async fn destroy_all(&self) {
         let all = self.active();
-        let ended = join_all(all.iter().map(|actor| self.submit(actor, Command::DestroyAny))).await;
+        let ended =
+            join_all(all.iter().map(|actor| self.submit(actor, None, Command::DestroyAny))).await;
         for (actor, ended) in all.iter().zip(ended) {
             if let Err(error) = ended {
                 tracing::error!(%actor, %error, "an activation was not destroyed");

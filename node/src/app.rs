@@ -36,6 +36,7 @@ use crate::{
     session::{self, Introduction},
     slots::Slots,
     snapshots::Snapshots,
+    stay::Newest,
 };
 
 /// Exits that wait for a session.
@@ -109,6 +110,7 @@ impl Config {
             node: self.node.clone(),
             instance: uuid::Uuid::now_v7().to_string(),
             runtime,
+            newest: Newest::default(),
             slots,
             snapshots: Snapshots::open(&layout.snapshots).map_err(BuildError::State)?,
             records,

@@ -25,6 +25,7 @@ use crate::{
     runtime::Runtime,
     slots::{Lease, Slots},
     snapshots::Snapshots,
+    stay::{Newest, Over},
 };
 
 /// Shared by the drivers of all actors.
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) instance: String,
     pub(crate) layout: Layout,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) newest: Newest,
     pub(crate) slots: Slots,
     pub(crate) snapshots: Snapshots,
     pub(crate) records: Records,
@@ -51,6 +53,8 @@ pub(crate) struct Core {
 pub(crate) enum OpError {
     #[error(transparent)]
     Fenced(#[from] Fenced),
+    #[error(transparent)]
+    Over(#[from] Over),
     #[error("{actor} has no activation of epoch {epoch} on this node")]
     NotRunning { actor: ActorKey, epoch: Epoch },
     #[error("{0}")]
@@ -74,6 +78,7 @@ impl From<OpError> for Status {
         let text = error.to_string();
         match error {
             OpError::Fenced(_) => Self::failed_precondition(text),
+            OpError::Over(_) => Self::aborted(text),
             OpError::NotRunning { .. } => Self::not_found(text),
             OpError::Invalid(_) => Self::invalid_argument(text),
             OpError::TooBusy => Self::resource_exhausted(text),

@@ -39,6 +39,7 @@ mod server;
 mod session;
 mod slots;
 mod snapshots;
+mod stay;
 
 pub use app::{App, Error};
 pub use checks::checks;

@@ -21,6 +21,7 @@ use reveille_api::{ActorKey, Epoch, proto};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    actor::Suspend,
     files::{self, Durability},
     process::ProcessId,
     slots::Held,
@@ -95,6 +96,9 @@ pub(crate) struct ActivationRecord {
     pub(crate) template: String,
     pub(crate) process: Option<ProcessId>,
     pub(crate) phase: Phase,
+    /// The last snapshot that was called off by a resume.
+    #[serde(default)]
+    pub(crate) resumed: Option<String>,
 }
 
 /// How far an activation is.
@@ -113,6 +117,11 @@ pub(crate) enum Phase {
 }
 
 impl ActivationRecord {
+    /// True for a repeated call that a resume has called off: the answer may have been lost.
+    pub(crate) fn was_resumed(&self, suspend: &Suspend) -> bool {
+        self.epoch == suspend.epoch && self.resumed.as_ref() == Some(&suspend.snapshot)
+    }
+
     pub(crate) fn held(&self) -> Held {
         Held { index: self.slot, link: self.link.clone(), endpoint: self.endpoint }
     }
@@ -224,6 +233,7 @@ mod tests {
             template: "t".into(),
             process: Some(ProcessId { pid: 7, started: 9 }),
             phase: Phase::Suspending { snapshot: "x".into() },
+            resumed: Some("w".into()),
         };
         let record = |namespace, activation| Record {
             actor: ActorKey::new(namespace, "counter").unwrap(),

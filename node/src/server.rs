@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream::BoxStream};
 use reveille_api::{
-    ActorKey, Epoch, Failure,
+    ActorKey, Epoch, Failure, Stay,
     manifest::template::{ActorTemplateSpec, Runtime},
     proto::{self, node_agent_server::NodeAgent, suspend_reply::Outcome},
 };
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    actor::{Activate, Command, Suspend, Suspended},
+    actor::{Activate, Command, Deletion, Suspend, Suspended},
     actors::Actors,
     core::OpError,
     snapshots::is_id,
@@ -24,6 +24,15 @@ pub(crate) struct Service {
     pub(crate) actors: Arc<Actors>,
     /// Ends the streams that would never end.
     pub(crate) stop: CancellationToken,
+}
+
+impl Service {
+    /// The stay that a call belongs to, if that is not over.
+    fn stay<T>(&self, request: &Request<T>) -> Result<Stay, Status> {
+        let stay = Stay::quoted(request.metadata())?;
+        self.actors.core().newest.hear(stay).map_err(OpError::from)?;
+        Ok(stay)
+    }
 }
 
 fn activation(reference: proto::ActivationRef) -> Result<(ActorKey, Epoch), Failure> {
@@ -65,11 +74,14 @@ impl NodeAgent for Service {
         &self,
         request: Request<proto::ActivateRequest>,
     ) -> Result<Response<proto::ActivateReply>, Status> {
+        let stay = self.stay(&request)?;
         let mut request = request.into_inner();
         let actor = ActorKey::try_from(request.actor.take())?;
         let request = activate(request)?;
-        let activated =
-            self.actors.submit(&actor, |reply| Command::Activate(request, reply)).await?;
+        let activated = self
+            .actors
+            .submit(&actor, Some(stay), |reply| Command::Activate(request, reply))
+            .await?;
         Ok(Response::new(activated.into()))
     }
 
@@ -77,6 +89,7 @@ impl NodeAgent for Service {
         &self,
         request: Request<proto::SuspendRequest>,
     ) -> Result<Response<proto::SuspendReply>, Status> {
+        let stay = self.stay(&request)?;
         let request = request.into_inner();
         let actor = ActorKey::try_from(request.actor)?;
         let request = Suspend {
@@ -84,8 +97,10 @@ impl NodeAgent for Service {
             snapshot: snapshot_id(request.snapshot)?,
             deadline: Duration::from_millis(request.deadline_ms),
         };
-        let suspended =
-            self.actors.submit(&actor, |reply| Command::Suspend(request, reply)).await?;
+        let suspended = self
+            .actors
+            .submit(&actor, Some(stay), |reply| Command::Suspend(request, reply))
+            .await?;
         let outcome = match suspended {
             Suspended::Committed(snapshot) => Outcome::Committed(snapshot),
             Suspended::Resumed => Outcome::Resumed(proto::Resumed {}),
@@ -97,8 +112,10 @@ impl NodeAgent for Service {
         &self,
         request: Request<proto::ActivationRef>,
     ) -> Result<Response<proto::ResumeReply>, Status> {
+        let stay = self.stay(&request)?;
         let (actor, epoch) = activation(request.into_inner())?;
-        let resumed = self.actors.submit(&actor, |reply| Command::Resume(epoch, reply)).await?;
+        let resumed =
+            self.actors.submit(&actor, Some(stay), |reply| Command::Resume(epoch, reply)).await?;
         Ok(Response::new(proto::ResumeReply { resumed }))
     }
 
@@ -106,15 +123,17 @@ impl NodeAgent for Service {
         &self,
         request: Request<proto::ActivationRef>,
     ) -> Result<Response<proto::DestroyReply>, Status> {
+        let stay = self.stay(&request)?;
         let (actor, epoch) = activation(request.into_inner())?;
-        self.actors.submit(&actor, |reply| Command::Destroy(epoch, reply)).await?;
+        self.actors.submit(&actor, Some(stay), |reply| Command::Destroy(epoch, reply)).await?;
         Ok(Response::new(proto::DestroyReply {}))
     }
 
     async fn get_inventory(
         &self,
-        _: Request<proto::GetInventoryRequest>,
+        request: Request<proto::GetInventoryRequest>,
     ) -> Result<Response<proto::Inventory>, Status> {
+        self.stay(&request)?;
         Ok(Response::new(self.actors.inventory()))
     }
 
@@ -138,10 +157,12 @@ impl NodeAgent for Service {
         &self,
         request: Request<proto::DeleteSnapshotsRequest>,
     ) -> Result<Response<proto::DeleteSnapshotsReply>, Status> {
-        let proto::DeleteSnapshotsRequest { actor, keep, everything } = request.into_inner();
+        let stay = self.stay(&request)?;
+        let proto::DeleteSnapshotsRequest { actor, keep, everything, epoch } = request.into_inner();
         let actor = ActorKey::try_from(actor)?;
-        let command = |reply| Command::DeleteSnapshots { keep, everything, reply };
-        self.actors.submit(&actor, command).await?;
+        let deletion = Deletion { epoch: Epoch(epoch), keep, everything };
+        let command = |reply| Command::DeleteSnapshots(deletion, reply);
+        self.actors.submit(&actor, Some(stay), command).await?;
         Ok(Response::new(proto::DeleteSnapshotsReply {}))
     }
 }

@@ -118,6 +118,7 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
             version: core.runtime.version().into(),
         }],
         inventory: Some(actors.inventory()),
+        stay: core.newest.get().0,
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
 }

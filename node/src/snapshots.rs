@@ -255,10 +255,12 @@ impl Snapshots {
         Err(format!("it was taken on a CPU with {}, which this one lacks", missing.join(", ")))
     }
 
-    /// Deletes an actor's snapshots but those in `keep`. Blocks.
-    pub(crate) fn delete(&self, actor: &ActorKey, keep: &[String]) -> io::Result<()> {
+    /// Deletes an actor's snapshots of lower epochs but those in `keep`. Blocks.
+    pub(crate) fn delete(&self, actor: &ActorKey, below: Epoch, keep: &[String]) -> io::Result<()> {
         let dir = self.dir(actor);
-        for id in files::names(&dir)?.iter().filter(|id| is_id(id) && !keep.contains(id)) {
+        let newer = |id: &str| self.get(actor, id).is_some_and(|found| found.epoch >= below);
+        let goes = |id: &&String| is_id(id) && !keep.contains(id) && !newer(id);
+        for id in files::names(&dir)?.iter().filter(goes) {
             let grave = dir.join(format!("{DELETED}{id}"));
             files::remove(&grave)?;
             fs::rename(dir.join(id), &grave)?;

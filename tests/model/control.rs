@@ -71,6 +71,7 @@ impl World {
             awaited,
             usage: None,
             node: NodeLink::Away,
+            stay: 0,
             worker: None,
             errand: Errand::None,
             resume: None,
@@ -252,10 +253,10 @@ impl World {
     pub(crate) fn pump(&mut self) {
         let Some(control) = &mut self.control else { return };
         if control.node == NodeLink::Ready {
-            let calls = &mut self.node.calls;
+            let (calls, stay) = (&mut self.node.calls, control.stay);
             let mut send = |operation, sent: &mut bool| {
                 if !std::mem::replace(sent, true) {
-                    calls.insert(Call { operation, orphan: false });
+                    calls.insert(Call { operation, stay });
                 }
             };
             match &mut control.errand {
@@ -494,7 +495,8 @@ impl World {
 
     pub(crate) fn exit_arrives(&mut self) {
         if let Some(epoch) = self.node.exits.pop_front() {
-            self.handle(Event::Exited { epoch: Epoch(epoch), message: String::new() });
+            let (node, message) = (NODE.into(), String::new());
+            self.handle(Event::Exited { node, epoch: Epoch(epoch), message });
         }
     }
 
@@ -505,14 +507,12 @@ impl World {
         }
     }
 
-    /// The agent registers: what is really there is compared with what is believed.
-    ///
-    /// Assumed: of calls on earlier connections, none is begun any more after this.
+    /// The agent registers: what is really there is compared with what is believed. By that question it hears of the
+    /// new stay.
     pub(crate) fn register(&mut self) {
-        if !self.is(Mutant::CallsOutliveTheirConnection) {
-            self.node.calls.retain(|call| !call.orphan);
-            self.node.backlog.retain(|call| !call.orphan);
-        }
+        let stay = self.node.stay.max(self.control().stay) + 1;
+        self.control().stay = stay;
+        self.node.stay = stay;
         let believed = self.control().worker;
         let snapshots: Vec<_> =
             self.node.snapshots.iter().map(|(id, (epoch, _))| snapshot(id, *epoch)).collect();

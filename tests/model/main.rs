@@ -111,7 +111,7 @@ fn each_rule_is_needed() {
         (Mutant::WakesAreNotJoined, WAKES_ARE_JOINED, calm, &[]),
         (Mutant::NoDrainDeadline, NOTHING_IS_STUCK, rough, &[RouterStops]),
         (Mutant::CallsAreNotRepeated, NOTHING_IS_STUCK, rough, &[NodeCutOff]),
-        (Mutant::CallsOutliveTheirConnection, NOTHING_IS_STUCK, rough, &[NodeCutOff]),
+        (Mutant::StaysAreNotChecked, NOTHING_IS_STUCK, rough, &[NodeCutOff]),
     ];
     let mut missed = Vec::new();
     for (mutant, promise, left, faults) in cases.iter().copied() {

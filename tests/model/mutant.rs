@@ -9,8 +9,8 @@ pub(crate) enum Mutant {
     EndpointsAreReused,
     /// The endpoint stays open until the process is killed (`suspend.rs`, `go_down`).
     EndpointOutlivesDrain,
-    /// A call is carried out after the agent has registered anew on another connection.
-    CallsOutliveTheirConnection,
+    /// The node carries out calls of an earlier stay (`stay.rs`).
+    StaysAreNotChecked,
     /// A router installs whatever a wake's reply brings (`actor.rs`, the fence).
     StaleRepliesAreInstalled,
     /// A router acknowledges a revoke with requests in flight as if there were none (`revoke.rs`).

@@ -36,7 +36,13 @@ impl World {
             | Operation::Destroy { epoch } => *epoch,
         };
         let fenced = asked < highest && !self.is(Mutant::NodeIgnoresEpochs);
-        let heard = !call.orphan;
+        if call.stay < self.node.stay && !self.is(Mutant::StaysAreNotChecked) {
+            return;
+        }
+        let heard = self
+            .control
+            .as_ref()
+            .is_some_and(|control| control.node == NodeLink::Ready && control.stay == call.stay);
         match call.operation.clone() {
             Operation::Activate { epoch, snapshot } => {
                 let over = epoch == highest && ended && !self.is(Mutant::NodeIgnoresEpochs);
@@ -71,6 +77,11 @@ impl World {
                     if let Sandbox::Suspending { answer, .. } = &mut self.node.sandbox {
                         *answer |= heard;
                     }
+                }
+                Sandbox::Serving { epoch: now, .. }
+                    if now == epoch && self.node.resumed.as_ref() == Some(&id) =>
+                {
+                    self.reply(heard, Reply::Resumed { id, epoch });
                 }
                 Sandbox::Serving { epoch: now, effects } if now == epoch => {
                     if !self.is(Mutant::EndpointOutlivesDrain) {
@@ -160,6 +171,7 @@ impl World {
                 if step != Step::Committed =>
             {
                 self.serves(epoch, effects);
+                self.node.resumed = Some(id.clone());
                 self.reply(answer, Reply::Resumed { id, epoch });
             }
             Sandbox::Suspending { epoch, id, effects, step, cancelled, answer } => {
@@ -231,9 +243,6 @@ impl World {
     /// The connections between the node and the control plane are gone: calls under way are carried out or not, and
     /// nobody hears the answers.
     pub(crate) fn cut_node_off(&mut self) {
-        let calls = std::mem::take(&mut self.node.calls);
-        self.node.calls = calls.into_iter().map(|call| Call { orphan: true, ..call }).collect();
-        self.node.backlog.iter_mut().for_each(|call| call.orphan = true);
         self.node.replies.clear();
         self.node.exits.clear();
         if let Sandbox::Activating { answer, .. } | Sandbox::Suspending { answer, .. } =
@@ -261,6 +270,7 @@ impl World {
         self.cut_node_off();
         self.node.calls.clear();
         self.node.backlog.clear();
+        self.node.stay = 0;
         self.node.up = false;
     }
 

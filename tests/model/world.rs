@@ -159,6 +159,8 @@ pub(crate) struct Control {
     pub(crate) awaited: BTreeSet<usize>,
     pub(crate) usage: Option<Usage>,
     pub(crate) node: NodeLink,
+    /// Of the node: quoted by every call to it.
+    pub(crate) stay: u8,
     /// Epoch of what has the one worker.
     pub(crate) worker: Option<u64>,
     pub(crate) errand: Errand,
@@ -233,6 +235,10 @@ pub(crate) struct Node {
     pub(crate) up: bool,
     /// The highest epoch seen, and whether its activation has ended.
     pub(crate) fence: (u64, bool),
+    /// The highest stay it has heard of.
+    pub(crate) stay: u8,
+    /// The last suspend that a resume has called off.
+    pub(crate) resumed: Option<String>,
     pub(crate) sandbox: Sandbox,
     /// Epoch and effects, by name.
     pub(crate) snapshots: BTreeMap<String, (u64, u8)>,
@@ -267,8 +273,8 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
-    /// Its connection is gone: nobody hears the answer.
-    pub(crate) orphan: bool,
+    /// Once it is over, nobody hears the answer.
+    pub(crate) stay: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -369,6 +375,8 @@ impl World {
             node: Node {
                 up: true,
                 fence: (0, false),
+                stay: 0,
+                resumed: None,
                 sandbox: Sandbox::None,
                 snapshots: BTreeMap::new(),
                 calls: BTreeSet::new(),

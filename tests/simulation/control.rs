@@ -22,8 +22,8 @@ pub(crate) const PORT: u16 = 7000;
 
 pub(crate) async fn control_plane(disk: Arc<MemoryStore>, dice: Dice) -> turmoil::Result {
     let store = Arc::new(Disk { disk, dice: dice.clone() });
-    let dial: Dial = Arc::new(move |_, address| {
-        let inner = Arc::new(GrpcAgent::over(net::channel(address)));
+    let dial: Dial = Arc::new(move |_, address, stay| {
+        let inner = Arc::new(GrpcAgent::over(net::channel(address), stay));
         Ok(Arc::new(Stammering { inner, dice: dice.clone() }) as Arc<dyn Agent>)
     });
     let incoming = net::listen(PORT).await?.boxed();

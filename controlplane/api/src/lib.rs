@@ -1,7 +1,7 @@
 //! The contract between the parts of Reveille.
 //!
 //! Everything two roles must agree on lives here and nothing else does: the protos ([`proto`]), names
-//! ([`ActorKey`], [`Epoch`], [`Zone`]), why a request fails ([`Reason`], [`Failure`]), what a user writes
+//! ([`ActorKey`], [`Epoch`], [`Stay`], [`Zone`]), why a request fails ([`Reason`], [`Failure`]), what a user writes
 //! ([`manifest`]), the one [`Ladder`] of timeouts, and how the parts reach each other ([`net`]).
 //!
 //! ```text
@@ -16,6 +16,7 @@ pub mod ladder;
 pub mod manifest;
 pub mod net;
 pub mod reason;
+pub mod stay;
 pub mod task;
 pub mod zone;
 
@@ -23,6 +24,7 @@ pub use failure::Failure;
 pub use key::{ActorKey, Epoch, InvalidLabel};
 pub use ladder::Ladder;
 pub use reason::Reason;
+pub use stay::Stay;
 pub use zone::Zone;
 
 /// Generated from `proto/reveille/v1`; documented there.

@@ -109,6 +109,7 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     node_ready(&mut control).await;
     let awake = control.wake_actor(key("a")).await.unwrap().into_inner();
     assert_eq!((awake.state(), awake.epoch), (ActorState::Running, 1));
+    assert_eq!(agent.newest(), reveille_api::Stay(1), "every call quotes it");
     assert!(awake.endpoint.starts_with("10.0.0.1:") && awake.worker == "n1-0");
     // The node said which folders it may run from, and this template's is none of them.
     let forbidden = rig.apply(r#","port":8081"#).await.unwrap().warnings;

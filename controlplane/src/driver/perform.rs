@@ -248,12 +248,13 @@ impl Driver {
         let fleet = &self.fleet;
         fleet.placement.occupy(&place, &key, epoch, Status::Cleaning);
         let deleting = self.record.life.phase() == Phase::Deleting;
+        let last = self.record.life.epoch;
         let fleet = Arc::clone(fleet);
         self.fleet.tasks.spawn("clean", async move {
             let (placement, node) = (Arc::clone(&fleet.placement), place.node.clone());
             fleet.nodes.clean(placement, place, key.clone(), epoch).await;
             // A node that is told to destroy remembers the epoch: of a deleted actor it shall remember nothing.
-            if deleting && let Err(refusal) = delete_everything(&fleet, &node, &key).await {
+            if deleting && let Err(refusal) = delete_everything(&fleet, &node, &key, last).await {
                 tracing::warn!(actor = %key, node, ?refusal, "a node keeps a deleted actor");
             }
         });
@@ -271,6 +272,7 @@ impl Driver {
             actor: Some((&self.record.key).into()),
             keep: self.record.life.needed().into_iter().map(str::to_owned).collect(),
             everything: false,
+            epoch: self.record.life.epoch.0,
         });
         let key = self.record.key.clone();
         task::spawn(&mut self.collecting, "collect", async move {
@@ -396,16 +398,25 @@ impl Driver {
 async fn purge_node(fleet: &Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
     let reference = proto::ActivationRef { actor: Some(key.into()), epoch: epoch.0 };
     let destroyed = fleet.nodes.call(node, |agent| agent.destroy(reference.clone())).await;
-    let deleted = delete_everything(fleet, node, key).await;
+    let deleted = delete_everything(fleet, node, key, epoch).await;
     if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted) {
         tracing::warn!(actor = %key, node, ?refusal, "a node keeps something of a deleted actor");
     }
 }
 
 /// What a node has of a deleted actor besides an activation.
-async fn delete_everything(fleet: &Fleet, node: &str, key: &ActorKey) -> Result<(), Refusal> {
-    let actor = Some(key.into());
-    let everything = proto::DeleteSnapshotsRequest { actor, keep: vec![], everything: true };
+async fn delete_everything(
+    fleet: &Fleet,
+    node: &str,
+    key: &ActorKey,
+    epoch: Epoch,
+) -> Result<(), Refusal> {
+    let everything = proto::DeleteSnapshotsRequest {
+        actor: Some(key.into()),
+        everything: true,
+        epoch: epoch.0,
+        ..Default::default()
+    };
     let delete = |agent: Arc<dyn Agent>| {
         // It may have been created anew meanwhile; asked before each try.
         if is_going(fleet, key) {

@@ -17,6 +17,10 @@ mod recovery;
 const SUSPEND: Down = Down::Suspend(Cause::User);
 const IDLE: &str = ", idle: {suspendAfter: 5s}";
 
+fn exited(epoch: u64) -> Event {
+    Event::Exited { node: "n1".into(), epoch: Epoch(epoch), message: "killed".into() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_first_wake_starts_cold_and_a_later_one_restores() {
     let world = World::new(2, "").await;
@@ -220,8 +224,7 @@ async fn a_process_that_dies_is_lost_and_wakes_from_its_last_snapshot() {
     world.fleet.down(&key, SUSPEND).await.unwrap().unwrap();
     world.wake_through(&router, &key).await.unwrap();
     world.node.kill(&key);
-    let exited = Event::Exited { epoch: Epoch(2), message: "killed".into() };
-    world.fleet.tell(&key, exited).await;
+    world.fleet.tell(&key, exited(2)).await;
     world.until(&key, Phase::Lost).await;
     assert_eq!(router.revoked.lock().unwrap()[0].epoch, 2, "the binding is killed at once");
     let served = world.wake_through(&router, &key).await.unwrap();
@@ -240,7 +243,7 @@ async fn a_lost_actor_without_a_snapshot_is_refused_to_traffic() {
     let key = world.create("a").await;
     world.wake(&key).await.unwrap();
     world.node.kill(&key);
-    world.fleet.tell(&key, Event::Exited { epoch: Epoch(1), message: "killed".into() }).await;
+    world.fleet.tell(&key, exited(1)).await;
     world.until(&key, Phase::Lost).await;
     assert_eq!(world.wake(&key).await.unwrap_err().reason, Reason::ActorLost);
     let served = world.fleet.wake(&key, Asker::User, None, "").await.unwrap();

@@ -57,7 +57,7 @@ impl Actor {
             Event::CheckpointFailed { epoch, snapshot, message } => {
                 self.checkpoint_failed(epoch, &snapshot, message)
             }
-            Event::Exited { epoch, message } => self.exited(epoch, message),
+            Event::Exited { node, epoch, message } => self.exited(&node, epoch, message),
             Event::NodeLost { node } => self.node_lost(&node),
             Event::Found { place, epoch, serving } => self.found(&place, epoch, serving),
             Event::Absent { node, epoch, snapshots } => self.absent(&node, epoch, snapshots),

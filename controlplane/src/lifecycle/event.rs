@@ -134,6 +134,8 @@ pub enum Event {
     },
     /// The process ended by itself.
     Exited {
+        /// Who says so.
+        node: String,
         /// Quoted.
         epoch: Epoch,
         /// For the operator.

@@ -8,8 +8,9 @@ use super::{
 };
 
 impl Actor {
-    pub(super) fn exited(&mut self, epoch: Epoch, message: String) -> Step {
-        if epoch != self.epoch {
+    pub(super) fn exited(&mut self, node: &str, epoch: Epoch, message: String) -> Step {
+        // Only the node that has it can know.
+        if epoch != self.epoch || self.place().is_none_or(|place| place.node != node) {
             return Step::nothing();
         }
         match &mut self.state {

@@ -43,6 +43,10 @@ fn drained(epoch: u64, term: u64) -> Event {
     }
 }
 
+fn exited(node: &str, epoch: u64) -> Event {
+    Event::Exited { node: node.into(), epoch: Epoch(epoch), message: "killed".into() }
+}
+
 fn failure(reason: Reason) -> Failure {
     Failure::new(reason, "scripted")
 }
@@ -340,7 +344,7 @@ fn the_snapshot_that_was_good_becomes_the_previous_one() {
 
 #[test]
 fn a_lost_actor_wakes_from_its_snapshot_or_is_refused_without_one() {
-    let exited = |epoch| Event::Exited { epoch: Epoch(epoch), message: "killed".into() };
+    let exited = |epoch| exited("n1", epoch);
     let mut actor = running();
     let step = actor.apply(RULES, exited(1));
     assert_eq!(step.effects[0], Effect::Revoke(Epoch(1), 0));
@@ -362,17 +366,25 @@ fn a_lost_actor_wakes_from_its_snapshot_or_is_refused_without_one() {
 }
 
 #[test]
+fn only_the_node_that_has_an_activation_can_report_its_end() {
+    let mut actor = running();
+    assert_eq!(actor.apply(RULES, exited("n2", 1)), Step::nothing());
+    assert_eq!(actor.phase(), Phase::Running);
+    let mut starting = Actor::new(Epoch(0));
+    let placed = [Event::Wake(Asker::Traffic), Event::Placed(place(0)), exited("n2", 1)];
+    run(&mut starting, RULES, placed);
+    assert!(starting.apply(RULES, activated(1)).effects.contains(&Effect::Serve(Serving::Woken)));
+    actor.apply(RULES, exited("n1", 1));
+    assert_eq!(actor.phase(), Phase::Lost);
+}
+
+#[test]
 fn a_process_that_ends_before_the_nodes_answer_is_never_given_out() {
     let mut actor = Actor::new(Epoch(0));
     let step = run(
         &mut actor,
         RULES,
-        [
-            Event::Wake(Asker::Traffic),
-            Event::Placed(place(0)),
-            Event::Exited { epoch: Epoch(1), message: "exit 1".into() },
-            activated(1),
-        ],
+        [Event::Wake(Asker::Traffic), Event::Placed(place(0)), exited("n1", 1), activated(1)],
     );
     assert_eq!(refused(&step), Some(Reason::StartFailed));
     assert_eq!(step.effects[0], Effect::Destroy(Epoch(1), place(0)));

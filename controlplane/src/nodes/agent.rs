@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
 use reveille_api::{
+    Stay,
     net::{Address, Expected, InvalidAddress, Role, Transport},
     proto::{self, node_agent_client::NodeAgentClient},
 };
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status, service::interceptor::InterceptedService, transport::Channel};
 
-/// Makes the client for the node of this name at this address.
-pub type Dial = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn Agent>, String> + Send + Sync>;
+/// Makes the client for the node of this name at this address. Every call quotes this stay.
+pub type Dial = Arc<dyn Fn(&str, &str, Stay) -> Result<Arc<dyn Agent>, String> + Send + Sync>;
 
 /// The answer of a call.
 pub type Reply<T> = BoxFuture<'static, Result<T, Status>>;
@@ -41,22 +42,22 @@ pub trait Agent: Send + Sync {
 
 /// Calls by gRPC.
 #[derive(Clone, Debug)]
-pub struct GrpcAgent(NodeAgentClient<Channel>);
+pub struct GrpcAgent(NodeAgentClient<InterceptedService<Channel, Stay>>);
 
 impl GrpcAgent {
     /// The [`Dial`] of production: by TCP, only the node itself will do.
     pub fn dial(transport: Transport) -> Dial {
-        Arc::new(move |node, address| {
+        Arc::new(move |node, address, stay| {
             let address: Address = address.parse().map_err(|e: InvalidAddress| e.to_string())?;
             let channel = transport.channel(&address, Expected::named(Role::Node, node));
             let channel = channel.map_err(|error| error.to_string())?;
-            Ok(Arc::new(Self::over(channel)) as Arc<dyn Agent>)
+            Ok(Arc::new(Self::over(channel, stay)) as Arc<dyn Agent>)
         })
     }
 
-    /// Calls by this channel.
-    pub fn over(channel: Channel) -> Self {
-        Self(NodeAgentClient::new(channel))
+    /// Calls by this channel, each quoting the stay.
+    pub fn over(channel: Channel, stay: Stay) -> Self {
+        Self(NodeAgentClient::with_interceptor(channel, stay))
     }
 }
 

@@ -135,9 +135,12 @@ fn sweep(fleet: &Arc<Fleet>, node: &str, key: &ActorKey, here: &Here) {
         }
         // It may have been created anew meanwhile.
         if fleet.view(&key).is_ok_and(|view| view.is_none()) {
-            let actor = Some((&key).into());
-            let everything =
-                proto::DeleteSnapshotsRequest { actor, keep: vec![], everything: true };
+            let everything = proto::DeleteSnapshotsRequest {
+                actor: Some((&key).into()),
+                everything: true,
+                epoch: epoch.0,
+                ..Default::default()
+            };
             let call = fleet.nodes.call(&node, |agent| agent.delete_snapshots(everything.clone()));
             if let Err(refusal) = call.await {
                 tracing::warn!(actor = %key, node, ?refusal, "leftovers are not removed yet");

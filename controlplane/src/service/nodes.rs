@@ -125,7 +125,7 @@ async fn listen(
         let Some(report) = report else { return Ok(()) };
         match report.report {
             Some(Report::Heartbeat(heartbeat)) => fleet.nodes.heartbeat(session, heartbeat),
-            Some(Report::Exited(exited)) => tell_exited(fleet, exited).await,
+            Some(Report::Exited(exited)) => tell_exited(fleet, &session.node, exited).await,
             Some(Report::Register(_)) => {
                 return Err(Status::invalid_argument("Register comes once, first"));
             }
@@ -134,12 +134,12 @@ async fn listen(
     }
 }
 
-async fn tell_exited(fleet: &Arc<Fleet>, exited: proto::Exited) {
+async fn tell_exited(fleet: &Arc<Fleet>, node: &str, exited: proto::Exited) {
     let Ok(key) = reveille_api::ActorKey::try_from(exited.actor) else { return };
     // Of an actor that exists no more, nothing is left to do.
     if fleet.view(&key).is_ok_and(|view| view.is_some()) {
         let epoch = reveille_api::Epoch(exited.epoch);
-        let message = exited.message;
-        fleet.tell(&key, crate::lifecycle::Event::Exited { epoch, message }).await;
+        let (node, message) = (node.to_owned(), exited.message);
+        fleet.tell(&key, crate::lifecycle::Event::Exited { node, epoch, message }).await;
     }
 }

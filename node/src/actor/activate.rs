@@ -131,6 +131,7 @@ impl Attempt<'_> {
             template: self.request.digest.clone(),
             process: None,
             phase: Phase::Starting,
+            resumed: None,
         };
         self.save(&record)?;
         let output =

@@ -127,6 +127,9 @@ pub(super) async fn suspend(
         }
         Err(stop) => stop,
     };
+    if matches!(stop, Stop::Cancelled) {
+        activation.record.resumed = Some(request.snapshot.clone());
+    }
     match come_back(&core, &actor, fence, &mut activation).await {
         Ok(()) => match stop {
             Stop::Cancelled => SuspendEnd::Resumed(activation),

@@ -114,10 +114,12 @@ fn only_what_is_not_kept_is_deleted() {
     let root = tempfile::tempdir().unwrap();
     let snapshots = committed(root.path(), "s1");
     snapshots.commit(sealed(&snapshots, "s2")).unwrap();
-    snapshots.delete(&actor(), &["s2".into()]).unwrap();
+    snapshots.delete(&actor(), Epoch(3), &[]).unwrap();
+    assert_eq!(snapshots.list("n").len(), 2, "they are not older");
+    snapshots.delete(&actor(), Epoch(4), &["s2".into()]).unwrap();
     assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s2"]);
     assert_eq!(snapshots.list("n").len(), 1);
-    snapshots.delete(&actor(), &[]).unwrap();
+    snapshots.delete(&actor(), Epoch(4), &[]).unwrap();
     snapshots.forget(&actor());
     assert_eq!((snapshots.bytes(), root.path().join("demo/counter").exists()), (0, false));
 }

@@ -2,7 +2,10 @@
 
 use std::{fs, io::ErrorKind, time::Duration};
 
-use reveille_api::proto::{self, suspend_reply::Outcome};
+use reveille_api::{
+    Stay,
+    proto::{self, suspend_reply::Outcome},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,7 +13,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::support::{Place, actor, count, eventually, get, in_worker};
+use crate::support::{Place, actor, count, eventually, get, in_worker, reference};
 
 fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
     match reply.outcome {
@@ -118,6 +121,101 @@ async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_suspend_that_was_called_off_answers_so_again_and_does_nothing() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    let wake = node.activate(&place.wake(1)).await.unwrap();
+    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
+    let resume = async {
+        node.eventually_going_down().await;
+        node.resume(1).await.unwrap()
+    };
+    let (suspended, resumed) = tokio::join!(node.suspend(1, "s1"), resume);
+    assert!(resumed && suspended.unwrap().outcome == Some(Outcome::Resumed(proto::Resumed {})));
+    let mut open = TcpStream::connect(&wake.endpoint).await.unwrap();
+    let again = node.suspend(1, "s1").await.unwrap();
+    assert_eq!(again.outcome, Some(Outcome::Resumed(proto::Resumed {})));
+    // So also an agent that was started in between.
+    node.stop().await;
+    let node = place.start(1).await;
+    let again = node.suspend(1, "s1").await.unwrap();
+    assert_eq!(again.outcome, Some(Outcome::Resumed(proto::Resumed {})));
+    open.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(open.read(&mut [0; 4096]).await.unwrap() > 0, "it was never reset");
+    // The next one is another.
+    assert_eq!(committed(node.suspend(1, "s2").await.unwrap()).id, "s2");
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_deletion_spares_what_was_committed_after_it_was_asked_for() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    node.activate(&place.wake(1)).await.unwrap();
+    committed(node.suspend(1, "s1").await.unwrap());
+    let have = async || {
+        let mut have: Vec<_> = node.inventory().await.snapshots.into_iter().map(|s| s.id).collect();
+        have.sort();
+        have
+    };
+    // Asked while epoch 1 ran.
+    node.delete_snapshots(1, &[], false).await.unwrap();
+    assert_eq!(have().await, ["s1"]);
+    node.activate(&place.wake(2).from("s1")).await.unwrap();
+    committed(node.suspend(2, "s2").await.unwrap());
+    let late = node.delete_snapshots(1, &["s1"], false).await.unwrap_err();
+    assert_eq!(late.code(), Code::FailedPrecondition);
+    assert_eq!(have().await, ["s1", "s2"]);
+    node.delete_snapshots(2, &["s2"], false).await.unwrap();
+    assert_eq!(have().await, ["s2"]);
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_stay_that_is_over_are_refused_also_when_they_have_waited() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(1).await;
+    // Nothing listens there: it starts for as long as it may.
+    let endless = place.wake(1).with("port", 9.into());
+    let endless = endless.with("readiness", serde_json::json!({ "timeout": "20s" }));
+    let mut new = node.of(Stay(1));
+    let waits = async {
+        node.eventually_going_down().await;
+        node.suspend(1, "s1").await
+    };
+    let begins = async {
+        node.eventually_going_down().await;
+        // By then the other waits its turn.
+        for _ in 0..50 {
+            node.inventory().await;
+        }
+        let here = new.get_inventory(proto::GetInventoryRequest {}).await.unwrap().into_inner();
+        assert_eq!(here.activations.len(), 1, "what was begun in an earlier stay is seen");
+        new.destroy(reference(1)).await.unwrap();
+    };
+    let (started, waited, ()) = tokio::join!(node.activate(&endless), waits, begins);
+    started.unwrap_err();
+    assert_eq!(waited.unwrap_err().code(), Code::Aborted);
+
+    let inventory = node.client.clone().get_inventory(proto::GetInventoryRequest {}).await;
+    for (call, code) in [
+        ("activate", node.activate(&place.wake(2)).await.unwrap_err().code()),
+        ("suspend", node.suspend(2, "s2").await.unwrap_err().code()),
+        ("resume", node.resume(2).await.unwrap_err().code()),
+        ("destroy", node.destroy_activation(2).await.unwrap_err().code()),
+        ("delete", node.delete_snapshots(2, &[], true).await.unwrap_err().code()),
+        ("inventory", inventory.unwrap_err().code()),
+    ] {
+        assert_eq!(code, Code::Aborted, "{call}");
+    }
+    new.destroy(reference(2)).await.unwrap();
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroy_does_not_wait_for_the_suspend_it_makes_pointless() {
     let Some(place) = Place::new() else { return };
     let node = place.start(1).await;
@@ -161,9 +259,7 @@ async fn an_epoch_lower_than_the_highest_is_refused() {
     let node = place.start(2).await;
     assert_eq!(node.activate(&place.wake(4)).await.unwrap_err().code(), Code::FailedPrecondition);
     // Unless the actor is forgotten.
-    let forget =
-        proto::DeleteSnapshotsRequest { actor: Some(actor()), keep: vec![], everything: true };
-    node.client.clone().delete_snapshots(forget).await.unwrap();
+    node.delete_snapshots(5, &[], true).await.unwrap();
     node.activate(&place.wake(1)).await.unwrap();
     node.destroy().await;
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use reveille_api::{
+    Stay,
     net::Address,
     proto::{self, node_agent_client::NodeAgentClient},
 };
@@ -24,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::Channel};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
 /// Where the third-party programs and the demo's file system are, if this machine can run these tests.
 pub(crate) struct Machine {
@@ -191,7 +192,9 @@ pub(crate) struct Node {
     destroy: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     pub(crate) running: Vec<String>,
+    /// Quotes no stay.
     pub(crate) client: NodeAgentClient<Channel>,
+    channel: Channel,
 }
 
 impl Node {
@@ -202,15 +205,21 @@ impl Node {
         })
         .await;
         let (shutdown, destroy) = (CancellationToken::new(), Arc::new(AtomicBool::new(false)));
-        let client = NodeAgentClient::new(app.addrs().channel());
+        let channel = app.addrs().channel();
+        let client = NodeAgentClient::new(channel.clone());
         let running = app.running();
         let mut tasks = JoinSet::new();
         let run = app.run(shutdown.clone(), destroy.clone());
         tasks.spawn(async move { run.await.unwrap() });
-        Self { shutdown, destroy, tasks, running, client }
+        Self { shutdown, destroy, tasks, running, client, channel }
     }
 
-    /// Returns while the only activation is being suspended.
+    /// Calls it in this stay.
+    pub(crate) fn of(&self, stay: Stay) -> NodeAgentClient<InterceptedService<Channel, Stay>> {
+        NodeAgentClient::with_interceptor(self.channel.clone(), stay)
+    }
+
+    /// Returns while the only activation does not serve.
     pub(crate) async fn eventually_going_down(&self) {
         eventually("it goes down", async || {
             let activations = self.inventory().await.activations;
@@ -273,6 +282,18 @@ impl Node {
         self.client.clone().destroy(reference(epoch)).await.map(|_| ())
     }
 
+    pub(crate) async fn delete_snapshots(
+        &self,
+        epoch: u64,
+        keep: &[&str],
+        everything: bool,
+    ) -> Result<(), Status> {
+        let keep = keep.iter().map(ToString::to_string).collect();
+        let request =
+            proto::DeleteSnapshotsRequest { actor: Some(actor()), keep, everything, epoch };
+        self.client.clone().delete_snapshots(request).await.map(|_| ())
+    }
+
     pub(crate) async fn inventory(&self) -> proto::Inventory {
         let reply = self.client.clone().get_inventory(proto::GetInventoryRequest {}).await;
         reply.unwrap().into_inner()
@@ -318,7 +339,7 @@ pub(crate) fn actor() -> proto::ActorKey {
     proto::ActorKey { namespace: "demo".into(), name: "counter".into() }
 }
 
-fn reference(epoch: u64) -> proto::ActivationRef {
+pub(crate) fn reference(epoch: u64) -> proto::ActivationRef {
     proto::ActivationRef { actor: Some(actor()), epoch }
 }
 

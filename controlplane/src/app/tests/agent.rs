@@ -4,6 +4,7 @@ use std::{path::Path, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use reveille_api::{
+    Stay,
     net::Address,
     proto::{node_agent_server::*, *},
 };
@@ -14,6 +15,12 @@ use crate::nodes::Agent;
 
 struct Service(Arc<FakeNode>);
 
+impl Service {
+    fn of<T>(&self, request: &Request<T>) -> Result<FakeNode, Status> {
+        Ok(self.0.of(Stay::quoted(request.metadata())?))
+    }
+}
+
 type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
@@ -21,27 +28,27 @@ impl NodeAgent for Service {
     type LogsStream = Pin<Box<dyn Stream<Item = Result<LogChunk, Status>> + Send>>;
 
     async fn activate(&self, request: Request<ActivateRequest>) -> Reply<ActivateReply> {
-        self.0.activate(request.into_inner()).await.map(Response::new)
+        self.of(&request)?.activate(request.into_inner()).await.map(Response::new)
     }
 
     async fn suspend(&self, request: Request<SuspendRequest>) -> Reply<SuspendReply> {
-        self.0.suspend(request.into_inner()).await.map(Response::new)
+        self.of(&request)?.suspend(request.into_inner()).await.map(Response::new)
     }
 
     async fn resume(&self, request: Request<ActivationRef>) -> Reply<ResumeReply> {
-        self.0.resume(request.into_inner()).await.map(Response::new)
+        self.of(&request)?.resume(request.into_inner()).await.map(Response::new)
     }
 
     async fn destroy(&self, request: Request<ActivationRef>) -> Reply<DestroyReply> {
-        self.0.destroy(request.into_inner()).await.map(Response::new)
+        self.of(&request)?.destroy(request.into_inner()).await.map(Response::new)
     }
 
-    async fn get_inventory(&self, _: Request<GetInventoryRequest>) -> Reply<Inventory> {
-        self.0.inventory().await.map(Response::new)
+    async fn get_inventory(&self, request: Request<GetInventoryRequest>) -> Reply<Inventory> {
+        self.of(&request)?.inventory().await.map(Response::new)
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Reply<Self::LogsStream> {
-        let chunks = self.0.logs(request.into_inner()).await?;
+        let chunks = self.of(&request)?.logs(request.into_inner()).await?;
         Ok(Response::new(chunks as Self::LogsStream))
     }
 
@@ -49,13 +56,14 @@ impl NodeAgent for Service {
         &self,
         request: Request<DeleteSnapshotsRequest>,
     ) -> Reply<DeleteSnapshotsReply> {
-        self.0.delete_snapshots(request.into_inner()).await.map(Response::new)
+        self.of(&request)?.delete_snapshots(request.into_inner()).await.map(Response::new)
     }
 }
 
 /// A node agent on a Unix socket.
 pub(super) struct Served {
     address: Address,
+    node: Arc<FakeNode>,
     _servers: JoinSet<()>,
 }
 
@@ -63,12 +71,17 @@ impl Served {
     pub(super) async fn start(folder: &Path, node: Arc<FakeNode>) -> Self {
         let address = Address::Unix(folder.join("node.sock"));
         let incoming = address.listen().await.unwrap().incoming();
-        let mut servers = JoinSet::new();
+        let (mut servers, fake) = (JoinSet::new(), Arc::clone(&node));
         reveille_api::task::spawn(&mut servers, "fake agent", async move {
             let server = Server::builder().add_service(NodeAgentServer::new(Service(node)));
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { address, _servers: servers }
+        Self { address, node: fake, _servers: servers }
+    }
+
+    /// The highest stay that a call has quoted.
+    pub(super) fn newest(&self) -> Stay {
+        self.node.state().newest
     }
 
     /// Registers, and sends heartbeats until the control plane goes away.
@@ -79,6 +92,7 @@ impl Served {
             instance: "i1".into(),
             address: self.address.to_string(),
             workers: 2,
+            stay: self.node.state().newest.0,
             runtimes: vec![Runtime { name: "gvisor".into(), version: "1".into() }],
             ..Default::default()
         };

@@ -185,6 +185,61 @@ async fn a_node_that_stays_away_loses_its_actors_and_gives_them_back_when_it_ret
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_suspend_that_arrives_after_its_actor_was_taken_back_changes_nothing() {
+    let mut world = World::new(1, "").await;
+    let key = world.create("a").await;
+    let served = world.wake(&key).await.unwrap();
+    world.node.held.send_replace("suspend");
+    let _suspend = world.going_down(&key, SUSPEND);
+    world.until(&key, Phase::Checkpointing).await;
+    world.node_leaves();
+    world.until(&key, Phase::Lost).await;
+    world.node_joins().await;
+    world.until(&key, Phase::Running).await;
+    world.node.held.send_replace("");
+    eventually("it arrives", || {
+        let state = world.node.state();
+        let arrived = state.late.len() + state.count("suspend");
+        if arrived == 1 { Ok(()) } else { Err(format!("{:?}", state.calls)) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let again = world.wake(&key).await.unwrap();
+    assert_eq!(again.binding.endpoint, served.binding.endpoint);
+    assert!(world.node.state().activations.contains_key(&key), "it serves");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_outlasts_its_stay_is_asked_again_in_the_next() {
+    let mut world = World::new(1, "").await;
+    let key = world.create("a").await;
+    world.wake(&key).await.unwrap();
+    world.node.held.send_replace("suspend");
+    let mut suspend = world.going_down(&key, SUSPEND);
+    world.until(&key, Phase::Checkpointing).await;
+    world.node_leaves();
+    world.node_joins().await;
+    world.node.held.send_replace("");
+    suspend.join_next().await.unwrap().unwrap().unwrap().unwrap();
+    let state = world.node.state();
+    assert_eq!((state.late.len(), state.count("suspend"), state.snapshots.len()), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stay_is_above_every_other_that_a_node_has_heard_of() {
+    let mut world = World::new(1, "").await;
+    world.node.state().newest = reveille_api::Stay(41);
+    world.crash().await;
+    world.node_joins().await;
+    assert_eq!(world.node.state().newest.0, 42);
+    // An agent that was started anew has heard of none.
+    world.node_leaves();
+    world.node.state().newest = reveille_api::Stay(0);
+    world.node_joins().await;
+    assert_eq!(world.node.state().newest.0, 43);
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_in_flight_at_an_actor_that_was_out_of_reach_still_count_when_it_is_back() {
     let mut world = World::new(1, "").await;
     let key = world.create("a").await;
@@ -251,6 +306,12 @@ async fn a_crash_while_calling_a_checkpoint_off_asks_in_the_same_order() {
     world.crash().await;
     world.node.commits.send_replace(false);
     world.node.held.send_replace("");
+    // The one of before the crash arrives all the same.
+    eventually("it arrives", || match world.node.state().count("suspend") {
+        0 => Err("not yet".into()),
+        _ => Ok(()),
+    })
+    .await;
     world.node.state().calls.clear();
     world.node_joins().await;
     world.until(&key, Phase::Running).await;

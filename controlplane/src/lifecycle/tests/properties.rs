@@ -153,7 +153,10 @@ impl World {
             Nudge::Place(n) => Event::Placed(place(n)),
             Nudge::NotPlaced => Event::NotPlaced(failure(Reason::NoCapacity)),
             Nudge::Answer(how) => self.answer(how),
-            Nudge::Exited => Event::Exited { epoch, message: "died".into() },
+            Nudge::Exited => {
+                let node = self.actor.place().map_or("n1".into(), |place| place.node.clone());
+                Event::Exited { node, epoch, message: "died".into() }
+            }
             Nudge::NodeLost => Event::NodeLost { node: "n1".into() },
             Nudge::Found(n, serving) => Event::Found { place: place(n), epoch, serving },
             Nudge::Absent(with) => Event::Absent {
