@@ -157,7 +157,7 @@ impl Config {
         let records = Records::new(Arc::new(store));
         // Before the listeners: whoever calls finds everything known.
         let read = |source| BuildError::Read { path: self.data_dir.clone(), source };
-        let start = start(self.ladder, self.timings, records.clone(), dial);
+        let start = start(self.ladder, self.timings, self.wake_budget, records.clone(), dial);
         let fleet = start.await.map_err(read)?;
         let listener = self.transport.listen(&self.listen).await?;
         let tcp = match &self.tcp {
@@ -198,6 +198,7 @@ impl Config {
 async fn start(
     ladder: Ladder,
     timings: Timings,
+    wake_budget: u32,
     records: Records,
     dial: Dial,
 ) -> Result<Arc<Fleet>, store::Error> {
@@ -212,7 +213,7 @@ async fn start(
         nodes: Nodes::new(dial, clock, timings),
         routers: Routers::open(records.clone(), clock, timings)?,
         metrics: Metrics::default(),
-        budget: Budget::new(config.wake_budget, clock),
+        budget: Budget::new(wake_budget, clock),
         records,
         events,
         tasks,
@@ -363,7 +364,7 @@ pub async fn simulate<I>(
 where
     I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let fleet = start(Ladder::default(), timings, Records::new(store), dial).await?;
+    let fleet = start(Ladder::default(), timings, 0, Records::new(store), dial).await?;
     let (_, health) = tonic_health::server::health_reporter();
     Ok(answer(&fleet, health, incoming, None, &CancellationToken::new()).await?)
 }

@@ -361,14 +361,13 @@ where
         + Send
         + 'static,
 {
-    let (ack_sender, acks) = mpsc::unbounded_channel();
-    let parts = Parts { name: name.to_owned(), zone, ladder, share: 100, acks: ack_sender };
+    let parts = Parts { name: name.to_owned(), zone, ladder, share: 100 };
     let router = parts.assemble(control_plane, &mut Registry::default());
     let server =
         limits(&ladder).layer(Authorize::new()).add_service(ExtProc::new(Arc::clone(&router)));
     tokio::select! {
         ended = server.serve_with_incoming(incoming) => Ok(ended?),
-        () = session::keep(router, acks) => Err(Error::Ended("the session with the control plane")),
+        () = session::keep(router) => Err(Error::Ended("the session with the control plane")),
     }
 }
 
