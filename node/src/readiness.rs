@@ -52,6 +52,8 @@ pub(crate) struct Check {
     endpoint: SocketAddr,
     http: Option<Http>,
     last_miss: Mutex<Option<Miss>>,
+    /// Attempts that are connected and wait for an answer.
+    connected: AtomicUsize,
     up: SetOnce<Instant>,
 }
 
@@ -95,12 +97,13 @@ impl Check {
             host: actor.host_prefix().into(),
             protocol: spec.protocol,
         });
-        Self { endpoint, http, last_miss: Mutex::default(), up: SetOnce::new() }
+        Self { http, ..Self::listens(endpoint) }
     }
 
     /// Only that the port listens.
     pub(crate) fn listens(endpoint: SocketAddr) -> Self {
-        Self { endpoint, http: None, last_miss: Mutex::default(), up: SetOnce::new() }
+        let (last_miss, connected, up) = (Mutex::default(), AtomicUsize::new(0), SetOnce::new());
+        Self { endpoint, http: None, last_miss, connected, up }
     }
 
     /// The sandbox is up: from now on an answer may come at any moment.
@@ -122,12 +125,11 @@ impl Check {
 
     /// Returns once an attempt has succeeded, and never otherwise: the caller has the deadline.
     pub(crate) async fn passed(&self) {
-        let connected = AtomicUsize::new(0);
         let mut attempts = FuturesUnordered::new();
-        attempts.push(self.attempt(&connected));
+        attempts.push(self.attempt());
         let mut up = false;
         loop {
-            let patience = match connected.load(Ordering::Relaxed) {
+            let patience = match self.connected.load(Ordering::Relaxed) {
                 0 if attempts.len() < FEW => SILENT,
                 0 => VERY_SILENT,
                 _ => SLOW,
@@ -144,12 +146,15 @@ impl Check {
                 _ = self.up.wait(), if !up => up = true,
                 () = tokio::time::sleep(patience), if attempts.len() < MAX_ATTEMPTS => {}
             }
-            attempts.push(self.attempt(&connected));
+            attempts.push(self.attempt());
         }
     }
 
     /// What the operator needs to know when time runs out.
     pub(crate) fn last_miss(&self) -> String {
+        if self.connected.load(Ordering::Relaxed) > 0 {
+            return "it takes connections and answers on none".into();
+        }
         self.lock().as_ref().map_or_else(|| "nobody answers".into(), ToString::to_string)
     }
 
@@ -157,14 +162,14 @@ impl Check {
         self.last_miss.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn attempt(&self, connected: &AtomicUsize) -> Result<(), Miss> {
+    async fn attempt(&self) -> Result<(), Miss> {
         let connect = tokio::time::timeout(CONNECT, TcpStream::connect(self.endpoint)).await;
         let silent = || io::Error::new(io::ErrorKind::TimedOut, "nobody answers");
         let stream = connect.map_err(|_| silent()).flatten().map_err(Miss::Io)?;
         let Some(http) = &self.http else { return Ok(()) };
-        connected.fetch_add(1, Ordering::Relaxed);
+        self.connected.fetch_add(1, Ordering::Relaxed);
         let asked = http.ask(stream).await;
-        connected.fetch_sub(1, Ordering::Relaxed);
+        self.connected.fetch_sub(1, Ordering::Relaxed);
         asked
     }
 }
@@ -263,6 +268,30 @@ mod tests {
         assert!(request.starts_with("GET /up HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("host: a.b\r\n") && request.contains("connection: close"));
         assert_eq!(check.last_miss(), "it answered 503 Service Unavailable");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stopped_answering_is_not_called_one_that_refuses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap();
+        drop(listener);
+        let check = check(endpoint);
+        let hang = async {
+            while check.lock().is_none() {
+                tokio::task::yield_now().await;
+            }
+            let listener = TcpListener::bind(endpoint).await.unwrap();
+            let silent = listener.accept().await.unwrap();
+            while check.connected.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(silent);
+        };
+        tokio::select! {
+            () = check.passed() => panic!("nobody answered"),
+            () = hang => {}
+        }
+        assert_eq!(check.last_miss(), "it takes connections and answers on none");
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! Connections into a sandbox: finding them, and ending them from either side.
 //!
 //! A checkpoint of gVisor ends the connections that are open, but while it is written: a server that waits for events
-//! with epoll then never sees another one after the restore (gvisor#13920 is of this kind). Closing the endpoint does
-//! not help, since a connection that is idle sends nothing that could be answered with a reset. So before the sandbox
-//! is paused each of its connections is made to speak:
+//! with epoll then never sees another one after the restore (gvisor#13920 is of this kind), unless the image is
+//! [mended](crate::runtime::gvisor). Closing the endpoint does not help: a connection that is idle sends nothing that
+//! could be answered with a reset, and of one that is not the client is answered, not the server. So before the sandbox is
+//! paused each of its connections is made to speak:
 //!
 //! ```text
 //!   this module ── SYN with the client's address ──▶ sandbox
@@ -63,9 +64,9 @@ const PROTO_SOURCE: u16 = 2;
 const PROTO_DESTINATION: u16 = 3;
 const STATE_TCP: u16 = 1;
 const STATE_TCP_STATE: u16 = 1;
-/// States in which the server may still hold the connection: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT. In the later
-/// ones both sides have closed it.
-const HELD: std::ops::RangeInclusive<u8> = 2..=5;
+const SYN_RECV: u8 = 2;
+const CLOSE_WAIT: u8 = 5;
+const TIME_WAIT: u8 = 7;
 const TCP: u8 = 6;
 const RST: u8 = 0x04;
 const SYN: u8 = 0x02;
@@ -86,6 +87,21 @@ struct Flow {
     endpoint: u16,
     /// The sandbox's port.
     port: u16,
+    /// As conntrack has it.
+    state: u8,
+}
+
+impl Flow {
+    /// Established, or closed by one side.
+    fn held_by_client(&self) -> bool {
+        (SYN_RECV..=CLOSE_WAIT).contains(&self.state)
+    }
+
+    /// Not closed by both sides. CLOSE does not say that: a client that speaks after its endpoint was closed is answered
+    /// with a reset by the rules, which takes conntrack to it, and the server has heard nothing.
+    fn held_by_server(&self) -> bool {
+        self.state != TIME_WAIT
+    }
 }
 
 /// Who is spoken to, and in whose name.
@@ -97,7 +113,8 @@ struct Pair {
 
 /// Ends every connection made through the endpoint, in the thread's namespace. The endpoint must be closed.
 pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
-    let flows = flows()?.into_iter().filter(|flow| flow.endpoint == endpoint.port());
+    let flows = flows()?.into_iter();
+    let flows = flows.filter(|flow| flow.endpoint == endpoint.port() && flow.held_by_server());
     let open =
         flows.map(|flow| Pair { from: flow.client, to: SocketAddrV4::new(INSIDE, flow.port) });
     // The rules reset the sandbox's end.
@@ -106,7 +123,7 @@ pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
 
 /// Ends every connection into the thread's namespace at the client's end. There is no sandbox any more.
 pub(super) fn reset_clients(worker: Ipv4Addr) -> io::Result<()> {
-    let flows = flows()?.into_iter();
+    let flows = flows()?.into_iter().filter(Flow::held_by_client);
     let open = flows
         .map(|flow| Pair { from: SocketAddrV4::new(worker, flow.endpoint), to: flow.client })
         .collect();
@@ -125,12 +142,14 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
     let count = open.len();
     let begin = Instant::now();
     let (mut progress, mut patience) = (begin, SHORT);
+    // Matters only to gVisor's TIME_WAIT, which answers a SYN from beyond what it has received: one of the two is.
+    let mut sequence = 0;
     while begin.elapsed() < LIMIT && progress.elapsed() < SILENCE {
         let before = open.len();
         for pair in &open {
-            // A byte of payload, and a sequence number that matters to nobody.
-            say(&mouth, *pair, SYN, 0, &[0])?;
+            say(&mouth, *pair, SYN, sequence, &[0])?;
         }
+        sequence ^= 1 << 31;
         let deadline = Instant::now() + patience;
         while let Some(heard) = hear(&ear, deadline)? {
             let pair = heard.pair;
@@ -340,15 +359,13 @@ fn flow(message: &[u8]) -> Option<Flow> {
     let endpoint = port(original, PROTO_DESTINATION)?;
     let state =
         attribute(attribute(attribute(message, PROTO_STATE)?, STATE_TCP)?, STATE_TCP_STATE)?;
-    if !HELD.contains(state.first()?) {
-        return None;
-    }
+    let state = *state.first()?;
     let reply = attribute(message, TUPLE_REPLY)?;
     let client: [u8; 4] =
         attribute(attribute(reply, TUPLE_IP)?, IP_DESTINATION)?.try_into().ok()?;
     let proto = attribute(reply, TUPLE_PROTO)?;
     let client = SocketAddrV4::new(client.into(), port(proto, PROTO_DESTINATION)?);
-    Some(Flow { client, endpoint, port: port(proto, PROTO_SOURCE)? })
+    Some(Flow { client, endpoint, port: port(proto, PROTO_SOURCE)?, state })
 }
 
 #[cfg(test)]
@@ -356,7 +373,7 @@ mod tests {
     use super::*;
 
     const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 213, 0, 1), 40_000);
-    const FLOW: Flow = Flow { client: CLIENT, endpoint: 20_017, port: 8080 };
+    const FLOW: Flow = Flow { client: CLIENT, endpoint: 20_017, port: 8080, state: 3 };
 
     #[test]
     fn a_segment_is_valid_and_its_answer_is_of_the_same_pair() {
@@ -412,7 +429,9 @@ mod tests {
         };
         assert_eq!(flow(&message(3)), Some(FLOW));
         assert_eq!(flow(&message(3)[..20]), None);
-        // TIME_WAIT
-        assert_eq!(flow(&message(7)), None);
+        assert_eq!(flow(&message(TIME_WAIT)), Some(Flow { state: TIME_WAIT, ..FLOW }));
+        assert!(!flow(&message(TIME_WAIT)).unwrap().held_by_server());
+        // A client was answered with a reset.
+        assert!(flow(&message(8)).unwrap().held_by_server());
     }
 }

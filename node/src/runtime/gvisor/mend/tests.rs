@@ -45,8 +45,11 @@ const MASK_VALUE: u64 = 0x8000_201d;
 /// Those with an even number are marked as ready.
 fn interest(id: u64, mask: &[u8]) -> Vec<u8> {
     let next = [number(kind::REF), to(id + 1)].concat();
-    let ready =
-        if id % 2 == 0 { [number(kind::BOOL), number(1)].concat() } else { number(kind::NIL) };
+    let ready = if id.is_multiple_of(2) {
+        [number(kind::BOOL), number(1)].concat()
+    } else {
+        number(kind::NIL)
+    };
     let fields = [number(kind::NIL), mask.to_vec(), ready, next];
     [uint(id), number(kind::STRUCT), structure(INTEREST_TYPE, &fields)].concat()
 }
