@@ -152,10 +152,14 @@ impl Check {
 
     /// What the operator needs to know when time runs out.
     pub(crate) fn last_miss(&self) -> String {
-        if self.connected.load(Ordering::Relaxed) > 0 {
-            return "it takes connections and answers on none".into();
+        match &*self.lock() {
+            // Those came before it took connections.
+            None | Some(Miss::Io(_)) if self.connected.load(Ordering::Relaxed) > 0 => {
+                "it takes connections and answers on none".into()
+            }
+            None => "nobody answers".into(),
+            Some(miss) => miss.to_string(),
         }
-        self.lock().as_ref().map_or_else(|| "nobody answers".into(), ToString::to_string)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Miss>> {
