@@ -31,7 +31,7 @@ impl Fault {
 }
 
 /// How long one lasts, in milliseconds: shorter than a node's grace.
-const LASTS: (u64, u64) = (50, 12_000);
+const LASTS: (u64, u64) = (50, 8_000);
 /// From one to the next.
 const PAUSE: (u64, u64) = (200, 4_000);
 const PROCESSES: [&str; 5] = ["control", ROUTERS[0], ROUTERS[1], AGENTS[0], AGENTS[1]];

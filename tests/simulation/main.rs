@@ -112,7 +112,10 @@ fn a_seed_is_the_same_run_twice() {
 
 #[test]
 fn a_node_that_ignores_epochs_is_caught() {
-    caught(Mutant::NodeIgnoresEpochs, &[]);
+    caught(
+        Mutant::NodeIgnoresEpochs,
+        &["two activations", "woken twice", "its last snapshot is", "destroyed with"],
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 /// A rule that is switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
-    /// The node carries out calls of epochs that are over.
+    /// The node forgets which epochs it has seen.
     NodeIgnoresEpochs,
     /// The node lets an actor serve on whose snapshot is committed.
     NodeServesAfterCommit,

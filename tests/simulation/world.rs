@@ -37,7 +37,7 @@ const ACTORS: [&str; 5] = ["a", "b", "c", "d", "e"];
 /// Callers of each Envoy, who ask one request after another.
 const CALLERS: u64 = 4;
 /// From here to there callers come and things go wrong.
-const LOAD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(35));
+const LOAD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// After the last fault an actor answers by then: a connection that lost a message is missed only after 30 s.
 const HEALED: Duration = Duration::from_secs(75);
 const TEMPLATE: &str = r#"{"apiVersion":"reveille.dev/v1alpha1","kind":"ActorTemplate",
@@ -83,7 +83,7 @@ pub(crate) fn run(plan: Plan) -> Oracle {
     let mut sim = turmoil::Builder::new()
         .rng_seed(plan.seed)
         .enable_random_order()
-        .tick_duration(Duration::from_millis(5))
+        .tick_duration(Duration::from_millis(10))
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(if plan.faults.is_empty() { 10 } else { 60 }))
         .tcp_capacity(4_096)
