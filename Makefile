@@ -7,7 +7,7 @@ REVEILLE := target/release/reveille
 # Flags of `reveille up` to add: make up UP="--http 127.0.0.1:9090"
 UP ?=
 
-.PHONY: help up demo test model storm bench lint doctor setup build clean
+.PHONY: help up demo test model simulation storm bench lint doctor setup build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ test: setup ## every test, with real Envoy and runsc
 
 model: ## the protocol's model in larger sizes, some minutes
 	@cargo test --release --locked -p reveille-model -- --ignored --nocapture
+
+simulation: ## routers, control plane and fake nodes on a simulated network that loses, delays and repeats: SEEDS=…
+	@SIMULATION_SEEDS=$(or $(SEEDS),1000) cargo test --release --locked -p reveille-simulation -- --nocapture whatever
 
 storm: build ## kill everything for 1,000,000 requests and prove that none was lost: REQUESTS=… SEED=… (a seed replays its plan)
 	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \

@@ -49,6 +49,8 @@ use crate::{
 const MAX_PARKED: usize = 1_000;
 /// Flow-control window of a connection from Envoy: every parked request's message at once.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Finds Envoys that vanished without a word: what they had in flight would keep actors awake for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Health checks and configuration streams, above the requests.
 const EXTRA_STREAMS: u32 = 1_024;
 /// How often a drain looks whether it is done.
@@ -339,6 +341,7 @@ fn limits(ladder: &Ladder) -> Server {
     Server::builder()
         .max_concurrent_streams(ladder.max_requests().saturating_add(EXTRA_STREAMS))
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
         // Envoy resets a stream for each client that leaves: no sign of an attack.
         .http2_max_pending_accept_reset_streams(Some(ladder.max_requests() as usize))
         .http2_max_local_error_reset_streams(Some(usize::MAX))

@@ -12,7 +12,10 @@ use reveille_controlplane::{
     },
     store::{Batch, Collection, Error, Record, Store, memory::MemoryStore},
 };
-use tokio::time::sleep;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tonic::Status;
 
 use crate::{net, world::Dice};
@@ -21,7 +24,7 @@ use crate::{net, world::Dice};
 pub(crate) const PORT: u16 = 7000;
 
 pub(crate) async fn control_plane(disk: Arc<MemoryStore>, dice: Dice) -> turmoil::Result {
-    let store = Arc::new(Disk { disk, dice: dice.clone() });
+    let store = Arc::new(Disk::new(disk, dice.clone()));
     let dial: Dial = Arc::new(move |_, address, stay| {
         let inner = Arc::new(GrpcAgent::over(net::channel(address), stay));
         Ok(Arc::new(Stammering { inner, dice: dice.clone() }) as Arc<dyn Agent>)
@@ -37,10 +40,28 @@ pub(crate) async fn router(name: &'static str, ladder: Ladder) -> turmoil::Resul
     Ok(reveille_router::simulate(name, zone, ladder, control_plane, incoming).await?)
 }
 
-/// A disk takes its time: a crash comes before a write, or after it and before anybody knows.
+type Write = (Batch, oneshot::Sender<Result<(), Error>>);
+
+/// A disk takes its time, one write after another: a crash comes before a write, or after it and before anybody knows.
 struct Disk {
     disk: Arc<MemoryStore>,
-    dice: Dice,
+    writes: mpsc::UnboundedSender<Write>,
+}
+
+impl Disk {
+    fn new(disk: Arc<MemoryStore>, dice: Dice) -> Self {
+        let (writes, mut queue) = mpsc::unbounded_channel::<Write>();
+        let writer = Arc::clone(&disk);
+        task::detach("disk", async move {
+            while let Some((batch, told)) = queue.recv().await {
+                sleep(Duration::from_millis(dice.between(0, 10))).await;
+                let written = writer.commit(batch).await;
+                sleep(Duration::from_millis(dice.between(0, 10))).await;
+                let _ = told.send(written);
+            }
+        });
+        Self { disk, writes }
+    }
 }
 
 impl Store for Disk {
@@ -53,14 +74,9 @@ impl Store for Disk {
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<(), Error>> {
-        let (disk, dice) = (Arc::clone(&self.disk), self.dice.clone());
-        async move {
-            sleep(Duration::from_millis(dice.between(0, 10))).await;
-            let written = disk.commit(batch).await;
-            sleep(Duration::from_millis(dice.between(0, 10))).await;
-            written
-        }
-        .boxed()
+        let (told, written) = oneshot::channel();
+        self.writes.send((batch, told)).expect("a disk");
+        async move { written.await.expect("a disk") }.boxed()
     }
 
     fn failed(&self) -> BoxFuture<'static, Error> {

@@ -46,7 +46,7 @@ use mutant::Mutant;
 use world::{Plan, run};
 
 /// Runs of the short form.
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 24;
 /// A mutant is caught by one of so many.
 const TRIES: u64 = 12;
 /// Lines of the trace that a failure shows.
