@@ -30,7 +30,8 @@ pub(crate) async fn control_plane(disk: Arc<MemoryStore>, dice: Dice) -> turmoil
         Ok(Arc::new(Stammering { inner, dice: dice.clone() }) as Arc<dyn Agent>)
     });
     let incoming = net::listen(PORT).await?.boxed();
-    Ok(reveille_controlplane::simulate(store, Timings::default(), dial, incoming).await?)
+    reveille_controlplane::simulate(store, Timings::default(), dial, incoming).await?;
+    Ok(())
 }
 
 pub(crate) async fn router(name: &'static str, ladder: Ladder) -> turmoil::Result {

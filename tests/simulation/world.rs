@@ -215,8 +215,8 @@ async fn operator(machines: Rc<[Machine]>, oracle: Oracle, dice: Dice) -> turmoi
             }
             sleep(Duration::from_millis(100)).await;
         }
-        let serving = machines.iter().filter_map(|machine| machine.done(actor));
-        let has_it = serving.filter(|done| done.contains(&id)).last();
+        let mut serving = machines.iter().filter_map(|machine| machine.done(actor));
+        let has_it = serving.rfind(|done| done.contains(&id));
         oracle.seen().finally(actor, &has_it.unwrap_or_default());
     }
     Ok(())
