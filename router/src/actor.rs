@@ -26,8 +26,8 @@
 //! While `Releasing`, a new request is not held back: the actor is awake, and only those that waited come in waves. A
 //! released request has a *turn*, counted at the activation; the turn ends with the request, and the next one goes. How
 //! many turns there are is the template's word; without one there are few at first, so that a thousand requests go over
-//! the connections of the first ones instead of a thousand new ones, and soon more (`widen`), so that slow answers hold nobody
-//! back. A revoke finds those that are left still waiting: they are not in flight, so they hold no drain up, and a new wake
+//! the connections of the first ones instead of a thousand new ones, and more of them (`widen`) where answers are slow, so that
+//! nobody is held back by those. A revoke finds those that are left still waiting: they are not in flight, so they hold no drain up, and a new wake
 //! begins for them.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -76,6 +76,8 @@ struct Releasing<W> {
     waiters: BTreeMap<WaiterId, W>,
     /// Turns that may be taken at a time.
     at_a_time: u32,
+    /// Turns that ended since there were so many.
+    ended: u32,
     /// The template sets no limit.
     widens: bool,
 }
@@ -229,7 +231,7 @@ impl<W> Actor<W> {
         });
         let widens = limit == 0;
         let at_a_time = if widens { FIRST_WAVE } else { limit };
-        let mut releasing = Releasing { binding, waiters, at_a_time, widens };
+        let mut releasing = Releasing { binding, waiters, at_a_time, ended: 0, widens };
         let released = releasing.release();
         self.state = State::Releasing(Box::new(releasing));
         self.settle();
@@ -242,18 +244,23 @@ impl<W> Actor<W> {
         if !Arc::ptr_eq(&releasing.binding.activation, activation) {
             return None;
         }
+        releasing.ended = releasing.ended.saturating_add(1);
         let released = releasing.release();
         self.settle();
         Some(released)
     }
 
-    /// Twice as many turns for those who wait for one, where the template sets no limit.
+    /// Twice as many turns for those who wait for one, where the template sets no limit and not even as many as there are
+    /// ended since the last look.
     pub(crate) fn widen(&mut self, activation: &Arc<Activation>) -> Option<Released<W>> {
         let State::Releasing(releasing) = &mut self.state else { return None };
         if !releasing.widens || !Arc::ptr_eq(&releasing.binding.activation, activation) {
             return None;
         }
-        releasing.at_a_time = releasing.at_a_time.saturating_mul(2);
+        if releasing.ended < releasing.at_a_time {
+            releasing.at_a_time = releasing.at_a_time.saturating_mul(2);
+        }
+        releasing.ended = 0;
         let released = releasing.release();
         self.settle();
         Some(released)
