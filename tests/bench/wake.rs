@@ -106,7 +106,8 @@ async fn request(front: SocketAddr) -> Result<Wake> {
     let phases = timing.context("a woken answer has Server-Timing")?;
     let phases = phases.split(", ").filter_map(|phase| {
         let (name, ms) = phase.split_once(";dur=")?;
-        Some((name.to_owned(), ms.parse().ok()?))
+        // Their sum, which is no phase.
+        (name != "total").then_some((name.to_owned(), ms.parse().ok()?))
     });
     Ok(Wake { total: millis(first_byte.context("an answer")?), phases: phases.collect() })
 }

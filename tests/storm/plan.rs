@@ -133,8 +133,11 @@ impl Plan {
                 if slow { random.random_range(2..12) } else { random.random_range(50..600) };
             let pause = if slow { random.random_range(5..700) } else { 0 };
             let lasts = if slow { 3_000 } else { random.random_range(200..1_500) };
+            let actor = random.random_range(0..ACTORS);
+            // Over HTTP/2 an actor says no `Sec-WebSocket-Accept`, so a client of HTTP/1.1 gets none.
+            let kind = if kind == Kind::WebSocket && is_h2c(actor) { Kind::H2 } else { kind };
             Burst {
-                actor: random.random_range(0..ACTORS),
+                actor,
                 kind,
                 length,
                 lasts: Duration::from_millis(lasts),
