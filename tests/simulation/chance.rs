@@ -1,4 +1,4 @@
-//! Chance that does not ask the kernel: one seed, one run.
+//! Chance that does not ask the kernel: it all begins with the seed.
 //!
 //! Jitter (`rand`), names (`uuid`), the order of hash tables (`std`) and of `select!` (`tokio`) all begin with the C library's
 //! `getrandom`. Here it is a series that the seed begins, for the thread of the simulation. Two of them also count how often

@@ -13,11 +13,12 @@
 //! What goes wrong is in `faults.rs`, what must hold in `oracle.rs`. A call to a node is sometimes made twice, the second time
 //! late. Connections that lost a message are found by HTTP/2 pings only: the network sends nothing again.
 //!
-//! **A seed is a run**: the same binary does the same again (`chance.rs`), in a process of its own, which is this program
-//! with `SIMULATION_SEED`. A failure names the seed:
+//! A seed begins everything that is left to chance (`chance.rs`), in a process of its own, which is this program with
+//! `SIMULATION_SEED`. It should be the same run each time, and mostly is: something still asks the wall clock or the process.
+//! A failure names the seed:
 //!
 //! ```text
-//! SIMULATION_SEED=7 cargo test -p reveille-simulation -- --ignored --nocapture     (RUST_LOG=debug: what the parts say)
+//! SIMULATION_SEED=7 cargo test -p reveille-simulation -- a_seed --exact --ignored --nocapture     (RUST_LOG=debug: what the parts say)
 //! make simulation SEEDS=1000
 //! ```
 
