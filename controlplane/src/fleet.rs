@@ -268,6 +268,14 @@ impl Fleet {
         Ok(records)
     }
 
+    /// An actor with a driver, watched.
+    pub(crate) fn watched(
+        &self,
+        key: &ActorKey,
+    ) -> Option<watch::Receiver<Option<Arc<ActorRecord>>>> {
+        self.drivers().get(key).map(|handle| handle.view.clone())
+    }
+
     /// Actors that are not at rest.
     pub fn active(&self) -> Vec<ActorKey> {
         let live = |handle: &Handle| {

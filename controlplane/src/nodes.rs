@@ -28,6 +28,7 @@ use crate::{
 
 pub mod agent;
 pub mod call;
+mod doubt;
 pub mod reconcile;
 
 pub use agent::{Agent, Dial, GrpcAgent};

@@ -13,12 +13,13 @@ use envoy_types::pb::{
                 runtime_layer,
             },
             core::v3::{
-                AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy, ConfigSource,
-                GrpcService, Node, RetryPolicy, api_config_source::ApiType, config_source,
-                grpc_service,
+                self as core, AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy,
+                ConfigSource, GrpcService, Node, RetryPolicy, api_config_source::ApiType,
+                config_source, grpc_service,
             },
             overload::v3::{OverloadManager, ResourceMonitor, resource_monitor},
         },
+        extensions::bootstrap::internal_listener::v3::InternalListener,
         extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
     },
     google::protobuf::Struct,
@@ -92,6 +93,11 @@ fn build(config: &Config) -> Bootstrap {
             lds_config: Some(over_ads()),
             ..Default::default()
         }),
+        // For requests that come a second time.
+        bootstrap_extensions: vec![core::TypedExtensionConfig {
+            name: "envoy.bootstrap.internal_listener".into(),
+            typed_config: Some(any(&InternalListener::default())),
+        }],
         admin: config.admin.as_ref().map(|at| Admin {
             address: Some(address(at)),
             // Otherwise a flood of clients would lock out the one who must stop it.

@@ -7,10 +7,13 @@
 //!                                            cluster "router"
 //! ```
 //!
+//! A request that cannot be connected to its actor comes back by listener "again" (`again.rs`).
+//!
 //! [`build`] is deterministic: the same [`Config`] gives the same bytes in every process, because the version
 //! of a resource is the hash of its bytes.
 
 mod access_log;
+mod again;
 mod cluster;
 mod ext_proc;
 mod listener;
@@ -100,10 +103,12 @@ pub fn build(config: &Config) -> Result<Resources, Error> {
         clusters: vec![
             cluster::actors(names::ACTORS_HTTP1, config),
             cluster::actors(names::ACTORS_H2C, config),
+            cluster::again(config),
         ],
         listeners: [listener::http(config)]
             .into_iter()
             .chain(https.map(|https| listener::https(config, https)))
+            .chain([listener::again(config)])
             .collect(),
         secrets: https.map(|https| tls::secret(&https.certificate)).into_iter().collect(),
     })

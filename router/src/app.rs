@@ -34,6 +34,7 @@ use uuid::Uuid;
 use crate::{
     acks::Acks,
     activation::Clock,
+    again::Again,
     ext_proc::ExtProc,
     metrics::Metrics,
     parking::Parking,
@@ -249,6 +250,7 @@ impl Parts {
             control_plane,
             session: session::State::default(),
             acks: Acks::default(),
+            again: Again::default(),
             wakes: Progress::default(),
             revokes: Progress::default(),
             tasks: TaskTracker::new(),

@@ -15,7 +15,8 @@
 //! that nothing came of it, and takes the request to another router.
 //!
 //! When the process that a request is at is known to be gone, the router ends the stream with an error: Envoy then ends the
-//! request, with an answer if it has begun none. Otherwise it would wait for a peer that will never speak.
+//! request, with an answer if it has begun none. Otherwise it would wait for a peer that will never speak. A request that could
+//! not be connected there is not at it: it comes on another stream, and this one is left open ([`crate::again`]).
 
 pub(crate) mod wire;
 
@@ -25,24 +26,33 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{Stream, stream};
 use reveille_envoy::{reply::Shape, resources::names};
+use tokio::time::sleep;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     server::{Grpc, NamedService, StreamingService},
 };
 
+use uuid::Uuid;
+
 use crate::{
     activation::InFlight,
+    again::{self, Second},
     answer,
     refusal::refusal,
     router::{self, Cold, Router, Ticket},
 };
 use wire::{Content, ExtProcCodec, HttpHeaders, Inbound};
+
+/// From the moment it is known that an activation is gone until its requests are ended: those that it refused to connect come
+/// a second time meanwhile.
+const GONE_PAUSE: Duration = Duration::from_millis(50);
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
@@ -92,7 +102,9 @@ impl StreamingService<Inbound> for Process {
 
     fn call(&mut self, request: Request<Streaming<Inbound>>) -> Self::Future {
         let router = Arc::clone(&self.0);
-        let mut exchange = Exchange { messages: request.into_inner(), router, in_flight: None };
+        let messages = request.into_inner();
+        let mut exchange =
+            Exchange { messages, router, asked: false, in_flight: None, id: None, second: None };
         Box::pin(async move {
             let first = exchange.next().await;
             let answers = stream::unfold((exchange, first), |(mut exchange, first)| async move {
@@ -111,8 +123,14 @@ impl StreamingService<Inbound> for Process {
 struct Exchange {
     messages: Streaming<Inbound>,
     router: Arc<Router>,
+    /// Its headers have come.
+    asked: bool,
     /// Once it was sent on, until it ends.
     in_flight: Option<InFlight>,
+    /// What Envoy calls it, of the first stream.
+    id: Option<Uuid>,
+    /// This is the second stream.
+    second: Option<Second>,
 }
 
 impl Exchange {
@@ -123,13 +141,20 @@ impl Exchange {
             Some(in_flight) => tokio::select! {
                 biased;
                 message = self.messages.message() => message,
-                () = in_flight.gone() => return Some(Err(Status::aborted(names::GONE))),
+                () = gone(in_flight) => {
+                    if !self.id.is_some_and(|id| self.router.again.has(id)) {
+                        return Some(Err(Status::aborted(names::GONE)));
+                    }
+                    self.in_flight = None;
+                    self.messages.message().await
+                }
             },
         };
         // An error is an end like any other: Envoy is gone.
         let request = message.ok()??.request?;
         match request {
-            Content::RequestHeaders(headers) if self.in_flight.is_none() => {
+            Content::RequestHeaders(headers) if !self.asked => {
+                self.asked = true;
                 self.answer(headers).await.map(Ok)
             }
             other => Some(Ok(answer::empty(other.phase()))),
@@ -137,6 +162,8 @@ impl Exchange {
     }
 
     async fn answer(&mut self, headers: HttpHeaders) -> Option<Bytes> {
+        self.second = again::second(&self.router, &headers);
+        self.id = if self.second.is_none() { again::id(&headers) } else { None };
         let cold = || Cold { traceparent: headers.get("traceparent"), page: opens_page(&headers) };
         let request = self.router.request(headers.get(":authority"), cold);
         match request {
@@ -178,6 +205,11 @@ impl Exchange {
             Err(refused) => refusal(refused, shape),
         })
     }
+}
+
+async fn gone(in_flight: &InFlight) {
+    in_flight.gone().await;
+    sleep(GONE_PAUSE).await;
 }
 
 /// A browser that goes to an address: what it gets is shown to a person.

@@ -17,6 +17,7 @@
 //! | `router` | the way of one request; what all parts share |
 //! | `table`, `actor` | bindings and waiting requests; a pure state machine for each actor |
 //! | `activation`, `binding` | requests in flight of one epoch; where they go |
+//! | `again` | requests that could not be connected where they were sent |
 //! | `parking`, `policy` | limits of how many may wait: of this router, and of the actor's template |
 //! | `wake` | one owned task per waking actor |
 //! | `revoke`, `acks` | taking a binding back and acknowledging it |
@@ -35,6 +36,7 @@
 mod acks;
 mod activation;
 mod actor;
+mod again;
 mod answer;
 mod app;
 mod binding;

@@ -130,6 +130,7 @@ pub(crate) struct Metrics {
     wakes_ended: Family<WakeEndLabels, Counter>,
     wake_seconds: Family<PhaseLabels, Histogram, fn() -> Histogram>,
     pub(crate) bindings: Gauge,
+    pub(crate) not_connected: Counter,
     pub(crate) revokes: Counter,
     pub(crate) revokes_in_flight: Gauge,
     pub(crate) revoke_ack_seconds: Histogram,
@@ -160,6 +161,7 @@ impl Metrics {
             wakes_ended: Family::default(),
             wake_seconds: Family::new_with_constructor(durations),
             bindings: Gauge::default(),
+            not_connected: Counter::default(),
             revokes: Counter::default(),
             revokes_in_flight: Gauge::default(),
             revoke_ack_seconds: durations(),
@@ -198,6 +200,8 @@ impl Metrics {
         r.register("wakes_ended", "Wakes by how they ended", self.wakes_ended.clone());
         r.register("wake_duration_seconds", "Wakes by phase, from the first request to the binding", self.wake_seconds.clone());
         r.register("bindings", "Actors bound now", self.bindings.clone());
+        let help = "Requests that came again because they could not be connected to their actor";
+        r.register("not_connected", help, self.not_connected.clone());
         r.register("revokes", "Bindings the control plane took back", self.revokes.clone());
         r.register("revokes_in_flight", "Revokes not acknowledged yet", self.revokes_in_flight.clone());
         r.register("revoke_ack_seconds", "From a revoke to its acknowledgement", self.revoke_ack_seconds.clone());

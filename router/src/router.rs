@@ -26,6 +26,7 @@ use tonic::transport::Channel;
 use crate::{
     acks::Acks,
     actor::Parked,
+    again::Again,
     binding::Version,
     metrics::{Class, Metrics, Outcome},
     policy::Policy,
@@ -50,6 +51,7 @@ pub(crate) struct Router {
     pub(crate) control_plane: Channel,
     pub(crate) session: session::State,
     pub(crate) acks: Acks,
+    pub(crate) again: Again,
     pub(crate) wakes: Progress<ActorKey>,
     pub(crate) revokes: Progress<(ActorKey, Version)>,
     /// Wakes and drains; each ends by a deadline or by `stop`.

@@ -6,6 +6,7 @@
 //! Lock order: shard, then parking, policies or the list of active activations. Those never take another.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -38,6 +39,9 @@ const UNKNOWN_MS: u64 = 1_000;
 /// How long a browser is told why a wake failed, instead of that one is under way: longer than its page takes to load
 /// itself again.
 const FAILED_MS: u64 = 3_000;
+/// How long an activation that could not be reached is in doubt, and how many are.
+const DOUBT_MS: u64 = 60_000;
+const DOUBTED_MOST: usize = 4_096;
 /// How many wakes that failed are remembered.
 const FAILED_MOST: usize = 4_096;
 
@@ -49,6 +53,8 @@ pub(crate) struct Table {
     parking: Arc<Parking>,
     /// Wakes that failed lately.
     failed: Mutex<Bounded<ActorKey, Failed>>,
+    /// Activations that could not be reached.
+    doubted: Mutex<Bounded<ActorKey, Doubted>>,
     policies: Policies,
     next_waiter: AtomicU64,
     clock: Clock,
@@ -67,6 +73,13 @@ struct Waiter {
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     refused: Refused,
+    at_ms: u64,
+}
+
+/// An activation that could not be reached.
+#[derive(Clone, Copy, Debug)]
+struct Doubted {
+    epoch: Epoch,
     at_ms: u64,
 }
 
@@ -156,6 +169,7 @@ impl Table {
             active: Active::default(),
             parking,
             failed: Mutex::new(Bounded::new(FAILED_MOST)),
+            doubted: Mutex::new(Bounded::new(DOUBTED_MOST)),
             policies,
             next_waiter: AtomicU64::new(0),
             clock,
@@ -330,6 +344,28 @@ impl Table {
         }
         self.remove_unused(key);
         Some(revoked)
+    }
+
+    /// Gives the binding of this endpoint out no more, and no other. For those that still waited to be released a wake has to begin.
+    pub(crate) fn evict(&self, key: &ActorKey, endpoint: SocketAddr) -> Option<Revoked> {
+        let mut actor = self.actors.get_mut(key)?;
+        let version = actor.binding().filter(|binding| binding.endpoint == endpoint)?.version();
+        let revoked = actor.revoke(version);
+        let now = self.clock.now_ms();
+        // Under the shard's lock: no wake begins without it.
+        let mut doubted = lock(&self.doubted);
+        doubted.expire(|doubted| doubted.at_ms + DOUBT_MS <= now);
+        doubted.insert(key.clone(), Doubted { epoch: version.epoch, at_ms: now });
+        drop(doubted);
+        drop(actor);
+        self.metrics.bindings.dec();
+        self.remove_unused(key);
+        Some(revoked)
+    }
+
+    /// The activation of this actor that could not be reached.
+    pub(crate) fn doubted(&self, key: &ActorKey) -> Option<Epoch> {
+        lock(&self.doubted).get(key).map(|doubted| doubted.epoch)
     }
 
     /// An activation that is bound or has requests in flight.

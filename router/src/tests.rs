@@ -1,5 +1,6 @@
 //! The router against a control plane that does what the test says ([`fake`]), asked as Envoy asks ([`envoy`]).
 
+mod again;
 mod cold;
 mod end;
 mod envoy;

@@ -62,6 +62,7 @@ impl Wake {
             actor: Some((&self.actor).into()),
             router_instance: self.router.instance.clone(),
             traceparent,
+            doubted_epoch: self.router.table.doubted(&self.actor).map_or(0, |epoch| epoch.0),
         };
         let stop = &self.router.stop;
         let end = match stop.run_until_cancelled(self.to_its_end(request)).await {

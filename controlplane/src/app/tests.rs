@@ -169,11 +169,8 @@ async fn a_router_wakes_holds_and_acknowledges_over_its_stream() {
     let welcome = commands.message().await.unwrap().unwrap().command.unwrap();
     assert!(matches!(welcome, router_command::Command::Welcome(w) if w.report_interval_ms > 0));
 
-    let wake = WakeRequest {
-        actor: Some(key("a")),
-        router_instance: "i1".into(),
-        traceparent: String::new(),
-    };
+    let wake =
+        WakeRequest { actor: Some(key("a")), router_instance: "i1".into(), ..Default::default() };
     let reply = routers.wake(wake.clone()).await.unwrap().into_inner();
     let binding = reply.binding.unwrap();
     assert_eq!((binding.epoch, binding.term, binding.protocol()), (1, 0, Protocol::Http1));

@@ -11,6 +11,7 @@ use crate::{
     testing::{World, eventually},
 };
 
+mod doubt;
 mod going_down;
 mod recovery;
 

@@ -79,7 +79,7 @@ impl Actor {
         match &mut self.state {
             State::Running(_) | State::Draining(_) => {
                 if self.place().is_some_and(|place| place.node == node) {
-                    self.lose(format!("{node} came back without it"), false)
+                    self.lose(format!("{node} has it no more"), false)
                 } else {
                     Step::nothing()
                 }
@@ -92,7 +92,7 @@ impl Actor {
                         step.effects.push(Effect::Note(note));
                         step
                     }
-                    None => self.lose(format!("{node} came back without it"), false),
+                    None => self.lose(format!("{node} has it no more"), false),
                 }
             }
             State::Rest(rest) | State::Waking(Waking { stage: Stage::Placing(rest), .. }) => {

@@ -22,9 +22,9 @@ use crate::{
 
 /// What a node has of one actor.
 #[derive(Default)]
-struct Here {
-    activation: Option<proto::Activation>,
-    snapshots: Vec<Snapshot>,
+pub(super) struct Here {
+    pub(super) activation: Option<proto::Activation>,
+    pub(super) snapshots: Vec<Snapshot>,
     highest: u64,
 }
 
@@ -65,7 +65,7 @@ pub async fn reconcile(
     Ok(())
 }
 
-fn by_actor(inventory: proto::Inventory, node: &str) -> BTreeMap<ActorKey, Here> {
+pub(super) fn by_actor(inventory: proto::Inventory, node: &str) -> BTreeMap<ActorKey, Here> {
     let mut actors: BTreeMap<ActorKey, Here> = BTreeMap::new();
     for activation in inventory.activations {
         let Ok(key) = ActorKey::try_from(activation.actor.clone()) else { continue };

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
 use reveille_api::{
-    ActorKey, Failure, Reason,
+    ActorKey, Epoch, Failure, Reason,
     net::{Role, named},
     proto::{
         self, RouterCommand, RouterReport, WakeReply, WakeRequest, router_command::Command,
@@ -65,7 +65,7 @@ impl Routers for RoutersService {
 
     async fn wake(&self, request: Request<WakeRequest>) -> Result<Response<WakeReply>, Status> {
         let (_, peer, request) = request.into_parts();
-        let WakeRequest { actor, router_instance, traceparent } = request;
+        let WakeRequest { actor, router_instance, traceparent, doubted_epoch } = request;
         let key = ActorKey::try_from(actor)?;
         if !self.fleet.routers.present(&router_instance, SESSION).await {
             let message = "this router process has no session; it says Hello first";
@@ -74,6 +74,9 @@ impl Routers for RoutersService {
         // Gone in the meantime, it gets no binding anyhow.
         if let Some(router) = self.fleet.routers.router_of(&router_instance) {
             named(&peer, Role::Router, &router)?;
+        }
+        if doubted_epoch > 0 {
+            self.fleet.doubt(&key, Epoch(doubted_epoch)).await?;
         }
         let instance = Some(router_instance.as_str());
         let served = self.fleet.wake(&key, Asker::Traffic, instance, &traceparent).await?;

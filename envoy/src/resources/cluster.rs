@@ -9,8 +9,9 @@ use envoy_types::pb::envoy::{
             cluster,
         },
         core::v3::{
-            self as core, HealthCheck, Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority,
-            TcpKeepalive,
+            self as core, EnvoyInternalAddress, HealthCheck, Http1ProtocolOptions,
+            Http2ProtocolOptions, RoutingPriority, TcpKeepalive,
+            envoy_internal_address::AddressNameSpecifier,
             health_check::{GrpcHealthCheck, HealthChecker},
         },
         endpoint::v3::{
@@ -20,7 +21,8 @@ use envoy_types::pb::envoy::{
     extensions::upstreams::http::v3::{
         HttpProtocolOptions,
         http_protocol_options::{
-            ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+            ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+            explicit_http_config::ProtocolConfig,
         },
     },
     r#type::metadata::v3::{
@@ -30,7 +32,7 @@ use envoy_types::pb::envoy::{
 };
 use reveille_api::{ladder::HEALTH, net::Address};
 
-use super::{Config, names};
+use super::{Config, again, names};
 use crate::{
     proto::{address, any, duration, uint32},
     tls,
@@ -77,8 +79,8 @@ pub(super) fn actors(name: &str, config: &Config) -> Cluster {
         cleanup_interval: duration(ACTOR_CLEANUP),
         connect_timeout: duration(config.ladder.connect()),
         per_connection_buffer_limit_bytes: uint32(BUFFER),
-        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests(), 0)),
-        typed_extension_protocol_options: protocol_options(protocol, Some(ACTOR_IDLE)),
+        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests())),
+        typed_extension_protocol_options: protocol_options(explicit(protocol), Some(ACTOR_IDLE)),
         upstream_connection_options: Some(UpstreamConnectionOptions {
             tcp_keepalive: Some(TcpKeepalive {
                 keepalive_probes: uint32(3),
@@ -87,6 +89,43 @@ pub(super) fn actors(name: &str, config: &Config) -> Cluster {
             }),
             ..Default::default()
         }),
+        ..Default::default()
+    }
+}
+
+/// Envoy itself, for second tries. They come as the client spoke, so that nothing is lost in between.
+pub(super) fn again(config: &Config) -> Cluster {
+    let listener = EnvoyInternalAddress {
+        address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(names::AGAIN.into())),
+        ..Default::default()
+    };
+    let address =
+        core::Address { address: Some(core::address::Address::EnvoyInternalAddress(listener)) };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
+            UseDownstreamHttpConfig {
+                http_protocol_options: Some(http1()),
+                http2_protocol_options: Some(http2()),
+                ..Default::default()
+            },
+        )),
+        http_filters: again::upstream_filters(),
+        ..Default::default()
+    };
+    Cluster {
+        name: names::AGAIN.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static.into(),
+        )),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: names::AGAIN.into(),
+            endpoints: vec![locality(address, 0)],
+            ..Default::default()
+        }),
+        connect_timeout: duration(PART_CONNECT),
+        per_connection_buffer_limit_bytes: uint32(BUFFER),
+        circuit_breakers: Some(circuit_breakers(config.ladder.max_requests())),
+        typed_extension_protocol_options: protocol_options(options, Some(ACTOR_IDLE)),
         ..Default::default()
     }
 }
@@ -117,23 +156,27 @@ pub(crate) fn grpc(name: &str, at: &[Address], max_requests: u32) -> Cluster {
         transport_socket: remote.then(tls::to_router),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.into(),
-            endpoints: at.iter().zip(0..).map(endpoint).collect(),
+            endpoints: at
+                .iter()
+                .zip(0..)
+                .map(|(at, priority)| locality(address(at), priority))
+                .collect(),
             ..Default::default()
         }),
         health_checks: if at.len() > 1 { vec![health_check()] } else { Vec::new() },
         connect_timeout: duration(PART_CONNECT),
         per_connection_buffer_limit_bytes: uint32(CONNECTION_WINDOW),
-        circuit_breakers: Some(circuit_breakers(max_requests, max_requests)),
+        circuit_breakers: Some(circuit_breakers(max_requests)),
         typed_extension_protocol_options: protocol_options(
-            ProtocolConfig::Http2ProtocolOptions(protocol),
+            explicit(ProtocolConfig::Http2ProtocolOptions(protocol)),
             None,
         ),
         ..Default::default()
     }
 }
 
-fn endpoint((at, priority): (&Address, u32)) -> LocalityLbEndpoints {
-    let endpoint = Endpoint { address: Some(address(at)), ..Default::default() };
+fn locality(address: core::Address, priority: u32) -> LocalityLbEndpoints {
+    let endpoint = Endpoint { address: Some(address), ..Default::default() };
     let endpoint = LbEndpoint {
         host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
         ..Default::default()
@@ -167,9 +210,17 @@ pub(super) fn http2() -> Http2ProtocolOptions {
     }
 }
 
+fn explicit(protocol: ProtocolConfig) -> HttpProtocolOptions {
+    let config = ExplicitHttpConfig { protocol_config: Some(protocol) };
+    HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)),
+        ..Default::default()
+    }
+}
+
 /// One entry only: with more, the encoding would depend on the order of a hash map.
 fn protocol_options(
-    protocol: ProtocolConfig,
+    options: HttpProtocolOptions,
     idle: Option<Duration>,
 ) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     let options = HttpProtocolOptions {
@@ -177,22 +228,19 @@ fn protocol_options(
             idle_timeout: duration(idle),
             ..Default::default()
         }),
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
-            ExplicitHttpConfig { protocol_config: Some(protocol) },
-        )),
-        ..Default::default()
+        ..options
     };
     HashMap::from([(PROTOCOL_OPTIONS.to_owned(), any(&options))])
 }
 
 /// Envoy's own default of 1,024 would cap parking without a word.
-fn circuit_breakers(max_requests: u32, max_retries: u32) -> CircuitBreakers {
+fn circuit_breakers(max_requests: u32) -> CircuitBreakers {
     let thresholds = |priority: RoutingPriority| Thresholds {
         priority: priority.into(),
         max_connections: uint32(max_requests),
         max_pending_requests: uint32(max_requests),
         max_requests: uint32(max_requests),
-        max_retries: uint32(max_retries),
+        max_retries: uint32(max_requests),
         track_remaining: true,
         ..Default::default()
     };

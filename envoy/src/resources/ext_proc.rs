@@ -27,8 +27,15 @@ use super::names;
 use crate::proto::{any, boolean, duration, uint32};
 
 /// All that the router learns of a request. Credentials and cookies stay in Envoy, and the message is small.
-const FORWARDED: &[&str] =
-    &[":authority", ":method", "accept", "content-type", "upgrade", "traceparent"];
+const FORWARDED: &[&str] = &[
+    ":authority",
+    ":method",
+    "accept",
+    "content-type",
+    "upgrade",
+    "traceparent",
+    names::REQUEST_ID_HEADER,
+];
 
 /// Headers that an immediate response may set: Envoy applies the rules to these too. No request header may be
 /// changed: disallowing all leaves exactly these, which mean nothing in a request.
@@ -37,7 +44,8 @@ const ANSWER_HEADERS: &str = "^(x-reveille-.*|content-type|retry-after|proxy-sta
 /// How often a request is taken to another router that did not answer.
 const RETRIES: u32 = 2;
 
-pub(super) fn filter(ladder: &Ladder) -> ExternalProcessor {
+/// `more` headers are forwarded too.
+pub(super) fn filter(ladder: &Ladder, more: &[&str]) -> ExternalProcessor {
     ExternalProcessor {
         grpc_service: Some(GrpcService {
             target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(
@@ -73,7 +81,7 @@ pub(super) fn filter(ladder: &Ladder) -> ExternalProcessor {
         }),
         forward_rules: Some(HeaderForwardingRules {
             allowed_headers: Some(ListStringMatcher {
-                patterns: FORWARDED.iter().copied().map(exact).collect(),
+                patterns: FORWARDED.iter().chain(more).copied().map(exact).collect(),
             }),
             disallowed_headers: None,
         }),

@@ -1,4 +1,5 @@
-//! The listeners: codec, timeouts, filters. That for HTTPS differs by its address and TLS alone.
+//! The listeners: codec, timeouts, filters. That for HTTPS differs by its address and TLS alone; that for second tries has no
+//! address, believes what the first one says of the client, and takes out what it said to the router.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,7 +13,7 @@ use envoy_types::pb::envoy::{
             CidrRange, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
             TransportSocket,
         },
-        listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, filter},
+        listener::v3::{AdditionalAddress, Filter, FilterChain, Listener, filter, listener},
     },
     extensions::filters::{
         http::{
@@ -33,7 +34,11 @@ use envoy_types::pb::envoy::{
 use prost::{Message, Name};
 use reveille_api::net::Address;
 
-use super::{Config, Https, access_log, cluster, ext_proc, local_reply, names, route, tls};
+use super::{
+    Config, Https, access_log, cluster, ext_proc, local_reply, names,
+    route::{self, Try},
+    tls,
+};
 use crate::proto::{address, any, boolean, duration, uint32};
 
 /// Time to send the headers of a request, all of them.
@@ -42,26 +47,53 @@ const HEADERS: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without any request is closed after this.
 const CONNECTION_IDLE: Duration = Duration::from_secs(15 * 60);
+/// Beginnings of the headers that clients must not set. Programs that name headers as CGI does take an underscore for a hyphen.
+const REMOVED: &[&str] =
+    &[names::HEADER_PREFIX, "x_reveille_", "x-reveille_", "x_reveille-", "x-envoy-"];
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS: u32 = 1024;
 
 pub(super) fn http(config: &Config) -> Listener {
-    listener(names::LISTENER, &config.listen, None, config)
+    listener(names::LISTENER, &config.listen, None, &connection_manager(config))
 }
 
 pub(super) fn https(config: &Config, https: &Https) -> Listener {
-    listener(names::HTTPS, &https.listen, Some(tls::socket()), config)
+    listener(names::HTTPS, &https.listen, Some(tls::socket()), &connection_manager(config))
+}
+
+pub(super) fn again(config: &Config) -> Listener {
+    let manager = HttpConnectionManager {
+        stat_prefix: names::AGAIN.into(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route::config(Try::Again))),
+        http_filters: vec![
+            ext_proc_filter(config, &[names::FAILED_HEADER]),
+            strip(),
+            router_filter(),
+        ],
+        use_remote_address: boolean(false),
+        skip_xff_append: true,
+        generate_request_id: boolean(false),
+        always_set_request_id_in_response: false,
+        // One line for a request.
+        access_log: Vec::new(),
+        ..connection_manager(config)
+    };
+    let internal = listener::InternalListenerConfig::default();
+    Listener {
+        listener_specifier: Some(listener::ListenerSpecifier::InternalListener(internal)),
+        ..listener(names::AGAIN, &[], None, &manager)
+    }
 }
 
 fn listener(
     name: &str,
     listen: &[SocketAddr],
     transport_socket: Option<TransportSocket>,
-    config: &Config,
+    manager: &HttpConnectionManager,
 ) -> Listener {
     let manager = Filter {
         name: "envoy.filters.network.http_connection_manager".into(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(&connection_manager(config)))),
+        config_type: Some(filter::ConfigType::TypedConfig(any(manager))),
     };
     let handshake = transport_socket.as_ref().and_then(|_| duration(HANDSHAKE));
     let mut addresses = listen.iter().map(|addr| Some(address(&Address::Tcp(*addr))));
@@ -101,8 +133,8 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
             allow_connect: true,
             ..cluster::http2()
         }),
-        route_specifier: Some(RouteSpecifier::RouteConfig(route::config())),
-        http_filters: filters(config),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route::config(Try::First))),
+        http_filters: vec![strip(), ext_proc_filter(config, &[]), router_filter()],
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "websocket".into(),
             ..Default::default()
@@ -144,8 +176,8 @@ fn nobody_is_internal() -> InternalAddressConfig {
     }
 }
 
-fn filters(config: &Config) -> Vec<HttpFilter> {
-    // Ours are not for clients to set, and Envoy's would tell it to retry or to time out.
+/// Headers that are ours and not for clients to set, and those that would tell Envoy to retry or to time out.
+fn strip() -> HttpFilter {
     let remove = |prefix: &str| Mutation {
         action: Some(Action::RemoveOnMatch(RemoveOnMatch {
             key_matcher: Some(StringMatcher {
@@ -156,27 +188,31 @@ fn filters(config: &Config) -> Vec<HttpFilter> {
     };
     let strip = HeaderMutation {
         mutations: Some(Mutations {
-            request_mutations: vec![remove(names::HEADER_PREFIX), remove("x-envoy-")],
-            request_trailers_mutations: vec![remove(names::HEADER_PREFIX), remove("x-envoy-")],
+            request_mutations: REMOVED.iter().copied().map(remove).collect(),
+            request_trailers_mutations: REMOVED.iter().copied().map(remove).collect(),
             response_trailers_mutations: vec![remove(names::HEADER_PREFIX)],
             ..Default::default()
         }),
         ..Default::default()
     };
+    http_filter("envoy.filters.http.header_mutation", &strip)
+}
+
+fn ext_proc_filter(config: &Config, more: &[&str]) -> HttpFilter {
+    http_filter("envoy.filters.http.ext_proc", &ext_proc::filter(&config.ladder, more))
+}
+
+fn router_filter() -> HttpFilter {
     let router = Router {
         suppress_envoy_headers: true,
         // Nobody reads them, and they cost a little on every request.
         dynamic_stats: boolean(false),
         ..Default::default()
     };
-    vec![
-        http_filter("envoy.filters.http.header_mutation", &strip),
-        http_filter("envoy.filters.http.ext_proc", &ext_proc::filter(&config.ladder)),
-        http_filter("envoy.filters.http.router", &router),
-    ]
+    http_filter("envoy.filters.http.router", &router)
 }
 
-fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
+pub(super) fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     HttpFilter {
         name: name.into(),
         config_type: Some(http_filter::ConfigType::TypedConfig(any(config))),

@@ -10,11 +10,14 @@
 //! | the router says that the actor's process is gone | details | `upstream_reset` |
 //! | the router cannot be reached | details | `control_plane_unavailable` |
 //! | no connection to the actor | flags UF, UH, URX | `upstream_connect_failed` |
+//! | the same, of a request too large to be tried again | details | `upstream_connect_failed` |
 //! | the connection to the actor broke, or it spoke no HTTP | flags UC, UR, LR, UPE | `upstream_reset` |
 //! | the actor did not answer in time | flags UT, SI, DT | `upstream_timeout` |
 //! | too many requests for actors, or connections | flags UO, OM | `parking_full` |
+//! | an upgrade we do not know | details | `invalid_request`, Envoy's status |
+//! | a filter of the operator's in front of ours refused it | status 401, 403 | `unauthenticated`, `access_denied` |
 //! | any other fault | status 500 and above | `internal` |
-//! | any other mistake of the client's: an upgrade we do not know, headers that never end | status 400 and above | `invalid_request`, Envoy's status |
+//! | any other mistake of the client's: headers that never end | status 400 and above | `invalid_request`, Envoy's status |
 //!
 //! A request that was never read to the end of its headers has said nothing of the shape it wants, and gets JSON.
 
@@ -53,6 +56,8 @@ enum Seen {
     Flags(&'static [&'static str]),
     /// A condition on `response.code_details`, in CEL.
     Details(&'static str),
+    /// This status.
+    Exactly(u32),
     /// A status of at least this.
     Status(u32),
 }
@@ -74,11 +79,19 @@ const REASONS: &[Row] = &[
         Reason::UpstreamConnectFailed,
         Some("connection_timeout"),
     ),
+    (
+        Seen::Details(" == 'request_payload_exceeded_retry_buffer_limit'"),
+        Reason::UpstreamConnectFailed,
+        None,
+    ),
     (Seen::Flags(&["UF", "UH", "URX"]), Reason::UpstreamConnectFailed, None),
     (Seen::Flags(&["UPE"]), Reason::UpstreamReset, Some("http_protocol_error")),
     (Seen::Flags(&["UC", "UR", "LR"]), Reason::UpstreamReset, None),
     (Seen::Flags(&["UT", "SI", "DT"]), Reason::UpstreamTimeout, None),
     (Seen::Flags(&["UO", "OM"]), Reason::ParkingFull, None),
+    (Seen::Details(".endsWith('upgrade_failed')"), Reason::InvalidRequest, None),
+    (Seen::Exactly(401), Reason::Unauthenticated, None),
+    (Seen::Exactly(403), Reason::AccessDenied, None),
     (Seen::Status(500), Reason::Internal, None),
     (Seen::Status(400), Reason::InvalidRequest, None),
 ];
@@ -98,7 +111,8 @@ fn mapper((seen, reason, error): &Row, shape: Shape) -> ResponseMapper {
     let seen = match seen {
         Seen::Flags(seen) => flags(seen),
         Seen::Details(condition) => expression(format!("response.code_details{condition}")),
-        Seen::Status(status) => at_least(*status),
+        Seen::Exactly(status) => status_is(comparison_filter::Op::Eq, *status),
+        Seen::Status(status) => status_is(comparison_filter::Op::Ge, *status),
     };
     let filter = match asked_for(shape) {
         Some(asked_for) => {
@@ -175,10 +189,10 @@ fn accepts(shape: Shape) -> String {
     levels.join(" || ")
 }
 
-fn at_least(status: u32) -> AccessLogFilter {
+fn status_is(op: comparison_filter::Op, status: u32) -> AccessLogFilter {
     filter(FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
         comparison: Some(ComparisonFilter {
-            op: comparison_filter::Op::Ge.into(),
+            op: op.into(),
             value: Some(RuntimeUInt32 {
                 default_value: status,
                 runtime_key: "reveille.local_reply.fault".into(),

@@ -11,6 +11,9 @@
 //! and keeps the stream open: its end is the end of the request. Only when the activation is gone the router ends it first,
 //! with the error [`GONE`]; Envoy then ends the request. When the actor's answer has trailers, a
 //! `response_trailers` message follows and must be answered by an empty `response_trailers`.
+//! A request that could not be connected to that endpoint comes a second time, by [`AGAIN`]: with [`FAILED_HEADER`] and the
+//! `x-request-id` of the first time, whose stream is still open.
+//!
 //! Header mutations are ignored, but for these headers of an immediate response: `x-reveille-*`, `content-type`,
 //! `retry-after`, `proxy-status`, `cache-control`, `allow`, `www-authenticate`, `grpc-*`.
 
@@ -18,6 +21,8 @@
 pub const ACTORS_HTTP1: &str = "actors-http1";
 /// Cluster of actors that speak HTTP/2 with prior knowledge.
 pub const ACTORS_H2C: &str = "actors-h2c";
+/// Cluster and internal listener by which a request comes back that could not be connected to its actor.
+pub const AGAIN: &str = "again";
 /// Cluster of the routers' ext_proc servers, in the bootstrap: each Envoy has an order of its own.
 pub const ROUTER: &str = "router";
 /// The HTTPS listener.
@@ -40,6 +45,9 @@ pub const WAKE: &str = "wake";
 /// Key, optional: becomes a `server-timing` header of the answer, after the actor's own.
 pub const SERVER_TIMING: &str = "server_timing";
 
+/// Key: the [`REASON_HEADER`] of an answer that came by [`AGAIN`]. Set by Envoy itself.
+pub const REASON: &str = "reason";
+
 /// Message of the error, code `ABORTED`, that the router ends a stream with when the activation its request is at is no
 /// more.
 pub const GONE: &str = "activation_gone";
@@ -48,5 +56,9 @@ pub const GONE: &str = "activation_gone";
 pub const REASON_HEADER: &str = "x-reveille-reason";
 /// How the actor was woken for this request. Never from the actor.
 pub const WAKE_HEADER: &str = "x-reveille-wake";
+/// The endpoint that could not be connected to, on requests that come by [`AGAIN`]. It reaches no actor.
+pub const FAILED_HEADER: &str = "x-reveille-failed";
+/// What Envoy calls a request by, whatever the client called it.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Headers with this prefix are Reveille's: removed from what clients send.
 pub const HEADER_PREFIX: &str = "x-reveille-";

@@ -18,11 +18,18 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use super::{ext_proc::exact, names};
+use super::{again, ext_proc::exact, names};
 use crate::proto::{boolean, duration};
 
+/// Whether a request comes for the first time, or by [`names::AGAIN`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Try {
+    First,
+    Again,
+}
+
 /// The first route is taken only when the router has named the protocol and had the route chosen again.
-pub(super) fn config() -> RouteConfiguration {
+pub(super) fn config(a_try: Try) -> RouteConfiguration {
     let h2c = MetadataMatcher {
         filter: names::METADATA.into(),
         path: vec![PathSegment {
@@ -38,13 +45,17 @@ pub(super) fn config() -> RouteConfiguration {
         virtual_hosts: vec![VirtualHost {
             name: "actors".into(),
             domains: vec!["*".into()],
-            routes: vec![to(names::ACTORS_H2C, vec![h2c]), to(names::ACTORS_HTTP1, Vec::new())],
+            routes: vec![
+                to(names::ACTORS_H2C, vec![h2c], a_try),
+                to(names::ACTORS_HTTP1, Vec::new(), a_try),
+            ],
             // In one place with the additions: Envoy removes before it adds.
             response_headers_to_remove: vec![
                 names::REASON_HEADER.into(),
                 names::WAKE_HEADER.into(),
             ],
             response_headers_to_add: vec![
+                from_metadata(names::REASON_HEADER, names::REASON),
                 from_metadata(names::WAKE_HEADER, names::WAKE),
                 from_metadata("server-timing", names::SERVER_TIMING),
             ],
@@ -55,7 +66,8 @@ pub(super) fn config() -> RouteConfiguration {
     }
 }
 
-fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>) -> Route {
+fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>, a_try: Try) -> Route {
+    let first = a_try == Try::First;
     Route {
         name: cluster.into(),
         r#match: Some(RouteMatch {
@@ -64,7 +76,11 @@ fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>) -> Route {
             ..Default::default()
         }),
         action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+            cluster_specifier: Some(match a_try {
+                Try::First => again::first(cluster),
+                Try::Again => ClusterSpecifier::Cluster(cluster.into()),
+            }),
+            retry_policy: first.then(again::once),
             // None: streams have idle timeouts, and those are the listener's.
             timeout: duration(Duration::ZERO),
             max_stream_duration: Some(route_action::MaxStreamDuration {

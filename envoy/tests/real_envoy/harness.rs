@@ -121,6 +121,11 @@ impl Router {
         reporter.set_service_status("", status).await;
     }
 
+    /// What it does with those that come a second time; else what it does with the first.
+    pub(crate) fn on_again(&self, host: &str, script: Script) {
+        self.on(&format!("{host} again"), script);
+    }
+
     fn script(&self, request: &ProcessingRequest) -> Script {
         let Some(processing_request::Request::RequestHeaders(headers)) = &request.request else {
             return Script::Refuse(Reason::Internal, Shape::Json);
@@ -130,9 +135,14 @@ impl Router {
             .map(|h| (h.key.clone(), String::from_utf8_lossy(&h.raw_value).into_owned()))
             .collect();
         let host = headers.get(":authority").cloned().unwrap_or_default();
+        let again = headers.contains_key(names::FAILED_HEADER).then(|| format!("{host} again"));
         self.seen.lock().unwrap().push(headers);
         let scripts = self.scripts.lock().unwrap();
-        scripts.get(&host).cloned().unwrap_or(Script::Refuse(Reason::ActorNotFound, Shape::Json))
+        let again = again.and_then(|again| scripts.get(&again));
+        again
+            .or(scripts.get(&host))
+            .cloned()
+            .unwrap_or(Script::Refuse(Reason::ActorNotFound, Shape::Json))
     }
 }
 

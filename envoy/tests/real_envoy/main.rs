@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod actor;
+mod again;
 mod answers;
 mod harness;
 mod requests;

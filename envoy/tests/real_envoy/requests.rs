@@ -84,7 +84,7 @@ async fn the_router_sees_only_the_headers_it_needs() {
     let seen = stack.router.seen.lock().unwrap()[0].clone();
     let mut names: Vec<_> = seen.keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, [":authority", ":method", "accept", "traceparent"]);
+    assert_eq!(names, [":authority", ":method", "accept", "traceparent", "x-request-id"]);
     stack.stop().await;
 }
 
