@@ -73,7 +73,12 @@ impl Driver {
             Effect::Serve(serving) => self.serve(serving),
             Effect::Refuse(failure) => {
                 self.fleet.metrics.wake_failed(failure.reason);
-                self.wakes.refuse(&failure);
+                if failure.reason == Reason::WakeTimeout {
+                    let most = Instant::now() + self.template.spec.wake.timeout / 2;
+                    self.wakes.refuse_early(&failure, most);
+                } else {
+                    self.wakes.refuse(&failure);
+                }
             }
             Effect::StayedUp(why) => self.stayed_up(&why),
             Effect::Note(note) => {

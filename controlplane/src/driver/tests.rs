@@ -101,6 +101,22 @@ async fn a_wake_that_is_stuck_is_destroyed_and_its_worker_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_joins_a_wake_that_is_almost_over_gets_a_budget_of_its_own() {
+    let world = World::new(1, ", wake: {timeout: 2s}, readiness: {timeout: 3s}").await;
+    let key = world.create("a").await;
+    world.node.starts.send_replace(false);
+    world.wake(&key).await.unwrap_err();
+    // Until 5 s, when the node's time is over.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let mut late = world.waking(&key);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert!(world.epoch(&key) > Epoch(1), "another wake: {:?}", world.record(&key));
+    world.node.starts.send_replace(true);
+    let served = late.join_next().await.unwrap().unwrap();
+    assert_eq!(served.unwrap().binding.epoch, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_wait_for_a_worker_does_not_count_against_the_start() {
     let extra = ", wake: {timeout: 2s}, readiness: {timeout: 3s}, idle: {keepWarm: true}";
     let world = World::new(1, extra).await;

@@ -78,6 +78,14 @@ impl Wakes {
         }
     }
 
+    /// Answers those who have waited for most of their time, until `most`. The others came when a wake was almost over, and
+    /// wait for another one.
+    pub(crate) fn refuse_early(&mut self, failure: &Failure, most: Instant) {
+        for (_, waiter) in self.waiters.extract_if(.., |(until, _)| *until <= most) {
+            let _ = waiter.answer.send(Err(failure.clone()));
+        }
+    }
+
     /// Answers those whose time is up, and tells with what.
     pub(crate) fn expire(
         &mut self,
