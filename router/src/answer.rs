@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | `endpoint` | every answer | `ip:port` of the activation |
 //! | `protocol` | answers for an h2c actor | `h2c`; the route is chosen again by it |
+//! | `websocket_accept` | answers to WebSockets of HTTP/1.1 for an h2c actor | what its client waits for |
 //! | `wake` | answers to requests that were parked | how the activation came to serve |
 //! | `server_timing` | the same | a `Server-Timing` value: what the request waited for, in milliseconds |
 
@@ -70,6 +71,11 @@ pub(crate) fn warm(endpoint: SocketAddr, protocol: Protocol) -> Bytes {
     answer.into()
 }
 
+/// To a WebSocket of HTTP/1.1 for an h2c actor that is bound.
+pub(crate) fn websocket(endpoint: SocketAddr, accept: String) -> Bytes {
+    go_on(endpoint.to_string(), Protocol::H2c, [(names::WEBSOCKET_ACCEPT, accept)])
+}
+
 /// To a request that was parked for `held`.
 pub(crate) fn woken(
     endpoint: SocketAddr,
@@ -77,13 +83,13 @@ pub(crate) fn woken(
     kind: WakeKind,
     held: Duration,
     phases: &WakePhases,
+    accept: Option<String>,
 ) -> Bytes {
     let timing = server_timing(held, phases);
-    go_on(
-        endpoint.to_string(),
-        protocol,
-        [(names::WAKE, kind_name(kind).into()), (names::SERVER_TIMING, timing)],
-    )
+    let told = [(names::WAKE, kind_name(kind).into()), (names::SERVER_TIMING, timing)];
+    let accept = accept.filter(|_| protocol == Protocol::H2c);
+    let accept = accept.map(|accept| (names::WEBSOCKET_ACCEPT, accept));
+    go_on(endpoint.to_string(), protocol, told.into_iter().chain(accept))
 }
 
 /// To the phases Envoy has no need to send; each has its own empty answer.
@@ -116,10 +122,10 @@ pub(crate) fn kind_name(kind: WakeKind) -> &'static str {
     }
 }
 
-fn go_on<const N: usize>(
+fn go_on(
     endpoint: String,
     protocol: Protocol,
-    more: [(&'static str, String); N],
+    more: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Bytes {
     let h2c = protocol == Protocol::H2c;
     let mut fields = vec![(names::ENDPOINT, endpoint)];
@@ -234,7 +240,7 @@ mod tests {
         };
         let held = Duration::from_micros(87_500);
         let endpoint = "10.1.2.3:20001".parse().unwrap();
-        let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases);
+        let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases, None);
         let fields = metadata(&answer);
         assert_eq!(fields[2], ("wake".into(), "restored".into()));
         let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0, total;dur=87.5";

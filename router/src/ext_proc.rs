@@ -45,14 +45,16 @@ use crate::{
     activation::InFlight,
     again::{self, Second},
     answer,
+    binding::Protocol,
     refusal::refusal,
     router::{self, Cold, Router, Ticket},
+    websocket,
 };
 use wire::{Content, ExtProcCodec, HttpHeaders, Inbound};
 
-/// From the moment it is known that an activation is gone until its requests are ended: those that it refused to connect come
-/// a second time meanwhile.
-const GONE_PAUSE: Duration = Duration::from_millis(50);
+/// From the moment it is known that an activation is gone until its requests are ended. Its node has reset their connections by
+/// then; one that was being connected is refused when its first packet is sent again, after a second, and comes a second time.
+const GONE_PAUSE: Duration = Duration::from_secs(2);
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
@@ -164,25 +166,37 @@ impl Exchange {
     async fn answer(&mut self, headers: HttpHeaders) -> Option<Bytes> {
         self.second = again::second(&self.router, &headers);
         self.id = if self.second.is_none() { again::id(&headers) } else { None };
+        let accept = websocket::accept(&headers);
         let cold = || Cold { traceparent: headers.get("traceparent"), page: opens_page(&headers) };
         let request = self.router.request(headers.get(":authority"), cold);
         match request {
             router::Request::Served(served) => {
+                let (endpoint, protocol) = (served.binding.endpoint, served.binding.protocol);
                 self.in_flight = Some(served.in_flight);
-                Some(answer::warm(served.binding.endpoint, served.binding.protocol))
+                Some(match accept {
+                    Some(accept) if protocol == Protocol::H2c => {
+                        answer::websocket(endpoint, accept)
+                    }
+                    _ => answer::warm(endpoint, protocol),
+                })
             }
             router::Request::Refused(refused) => Some(refusal(refused, shape(&headers))),
             router::Request::Parked(ticket) => {
                 let shape = shape(&headers);
                 // A parked request keeps no more of the caller's headers than that.
                 drop(headers);
-                self.parked(ticket, shape).await
+                self.parked(ticket, shape, accept).await
             }
         }
     }
 
     /// Waits for the wake, and for the caller to leave.
-    async fn parked(&mut self, mut ticket: Ticket, shape: Shape) -> Option<Bytes> {
+    async fn parked(
+        &mut self,
+        mut ticket: Ticket,
+        shape: Shape,
+        accept: Option<String>,
+    ) -> Option<Bytes> {
         let outcome = tokio::select! {
             biased;
             outcome = ticket.wait() => outcome,
@@ -198,6 +212,7 @@ impl Exchange {
                     binding.woken_by,
                     ticket.held(),
                     &arrival.phases,
+                    accept,
                 );
                 self.in_flight = Some(arrival.served.in_flight);
                 answer

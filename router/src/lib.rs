@@ -23,6 +23,7 @@
 //! | `revoke`, `acks` | taking a binding back and acknowledging it |
 //! | `session` | the stream with the control plane, begun again for ever |
 //! | `answer`, `refusal` | what Envoy is told |
+//! | `websocket` | what a handshake lacks over HTTP/2 |
 //! | `status`, `metrics`, `exposition`, `progress` | what an operator sees |
 //!
 //! Invariants kept here: a request to a bound actor makes no call and takes no parking place; any number of requests to a
@@ -56,6 +57,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod wake;
+mod websocket;
 
 #[cfg(feature = "model")]
 #[doc(hidden)]

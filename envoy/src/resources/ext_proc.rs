@@ -34,6 +34,8 @@ const FORWARDED: &[&str] = &[
     "content-type",
     "upgrade",
     "traceparent",
+    // Of WebSockets only.
+    "sec-websocket-key",
     names::REQUEST_ID_HEADER,
 ];
 

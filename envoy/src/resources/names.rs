@@ -45,6 +45,9 @@ pub const WAKE: &str = "wake";
 /// Key, optional: becomes a `server-timing` header of the answer, after the actor's own.
 pub const SERVER_TIMING: &str = "server_timing";
 
+/// Key, optional: becomes the `sec-websocket-accept` of an answer over HTTP/2, whose server says none (RFC 8441): a client of
+/// HTTP/1.1 waits for it.
+pub const WEBSOCKET_ACCEPT: &str = "websocket_accept";
 /// Key: the [`REASON_HEADER`] of an answer that came by [`AGAIN`]. Set by Envoy itself.
 pub const REASON: &str = "reason";
 

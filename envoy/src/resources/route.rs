@@ -68,8 +68,15 @@ pub(super) fn config(a_try: Try) -> RouteConfiguration {
 
 fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>, a_try: Try) -> Route {
     let first = a_try == Try::First;
+    let accept = (cluster == names::ACTORS_H2C)
+        .then(|| from_metadata("sec-websocket-accept", names::WEBSOCKET_ACCEPT))
+        .map(|header| HeaderValueOption {
+            append_action: HeaderAppendAction::AddIfAbsent.into(),
+            ..header
+        });
     Route {
         name: cluster.into(),
+        response_headers_to_add: accept.into_iter().collect(),
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Prefix("/".into())),
             dynamic_metadata,

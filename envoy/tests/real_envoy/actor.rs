@@ -48,9 +48,10 @@ impl Actor {
                     serve(request)
                 });
                 task::spawn(&mut connections, "actor-connection", async move {
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                        .await;
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    builder.http2().enable_connect_protocol();
+                    let _ =
+                        builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
@@ -109,12 +110,17 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Body>, std::io::Er
             Response::builder().header("trailer", "grpc-status").body(BodyExt::boxed(body)).unwrap()
         }
         "/upgrade" => {
+            let extended = request.method() == hyper::Method::CONNECT;
             let upgrade = hyper::upgrade::on(request);
             task::detach("echo", async move {
                 let Ok(io) = upgrade.await else { return };
                 let (mut read, mut write) = tokio::io::split(TokioIo::new(io));
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
+            // Over HTTP/2 it is an ordinary answer.
+            if extended {
+                return Ok(Response::new(Full::default().boxed()));
+            }
             Response::builder()
                 .status(101)
                 .header("connection", "upgrade")

@@ -2,7 +2,26 @@
 
 use std::time::Duration;
 
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::{DataSource, data_source},
+            listener::v3::{Listener, filter},
+            rbac::v3::{Permission, Policy, Principal, Rbac as RbacRules, permission, principal},
+            route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier},
+        },
+        extensions::filters::{
+            http::{basic_auth::v3::BasicAuth, rbac::v3::Rbac},
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, http_filter,
+            },
+        },
+        r#type::matcher::v3::{StringMatcher, string_matcher},
+    },
+    google::protobuf::Any,
+};
 use hyper::{Request, StatusCode};
+use prost::{Message, Name};
 use reveille_api::{Ladder, Reason};
 use reveille_envoy::reply::{self, Shape};
 use tokio::{
@@ -13,7 +32,7 @@ use tokio::{
 
 use crate::{
     actor::Actor,
-    harness::{Answer, Options, PATIENCE, Script, Stack, envoy_or_skip, free_port},
+    harness::{Answer, Options, PATIENCE, Script, Stack, envoy_or_skip, eventually, free_port},
 };
 
 /// The whole shape of an answer, as the design has it.
@@ -245,7 +264,93 @@ async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_no_request_is_inv
         let body = reply::body(Reason::InvalidRequest, Shape::Json).replace("400", status);
         assert!(answer.ends_with(&body), "{answer}");
     }
+    assert!(stack.router.seen.lock().unwrap().is_empty(), "it wakes nobody");
     stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operators_filter_in_front_refuses_is_unauthenticated_or_access_denied() {
+    let binary = envoy_or_skip!();
+    let stack = Stack::start(binary, Options::default()).await;
+    let actor = Actor::start().await;
+    let go_on = Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() };
+    stack.router.on("a.demo.test", go_on);
+    // Passwords, and nobody but GET.
+    let password = BasicAuth {
+        users: Some(inline("user:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=")),
+        ..Default::default()
+    };
+    let only_get = Rbac { rules: Some(only_get()), ..Default::default() };
+    stack.change(|resources| {
+        for listener in &mut resources.listeners {
+            in_front(listener, "envoy.filters.http.rbac", &only_get);
+            in_front(listener, "envoy.filters.http.basic_auth", &password);
+        }
+    });
+    let shapes = [("accept", "*/*", Shape::Json), ("accept", "text/html", Shape::Html), GRPC];
+    for (name, value, shape) in shapes {
+        let request = || Request::delete(stack.uri("/")).header("host", "a.demo.test");
+        eventually("the filters are there", || async {
+            let answer = stack.send(request().header(name, value)).await;
+            if answer.header("x-reveille-reason") == "unauthenticated" {
+                assert_shape(&answer, Reason::Unauthenticated, shape);
+                return Ok(());
+            }
+            Err(format!("{:?}", answer.headers))
+        })
+        .await;
+        // "password".
+        let known = request().header("authorization", "Basic dXNlcjpwYXNzd29yZA==");
+        let answer = stack.send(known.header(name, value)).await;
+        assert_shape(&answer, Reason::AccessDenied, shape);
+    }
+    let seen = stack.router.seen.lock().unwrap().len();
+    let known = Request::get(stack.uri("/")).header("host", "a.demo.test");
+    let answer = stack.send(known.header("authorization", "Basic dXNlcjpwYXNzd29yZA==")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(stack.router.seen.lock().unwrap().len(), seen + 1, "who is refused wakes nobody");
+    stack.stop().await;
+}
+
+const GRPC: (&str, &str, Shape) = ("content-type", "application/grpc", Shape::Grpc);
+
+fn inline(text: &str) -> DataSource {
+    let specifier = Some(data_source::Specifier::InlineString(text.into()));
+    DataSource { specifier, ..Default::default() }
+}
+
+fn only_get() -> RbacRules {
+    let get = HeaderMatcher {
+        name: ":method".into(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(string_matcher::MatchPattern::Exact("GET".into())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let permission = Permission { rule: Some(permission::Rule::Header(get)) };
+    let anybody = Principal { identifier: Some(principal::Identifier::Any(true)) };
+    let policy =
+        Policy { permissions: vec![permission], principals: vec![anybody], ..Default::default() };
+    RbacRules { policies: [("get".to_owned(), policy)].into(), ..Default::default() }
+}
+
+/// Puts a filter in front of ours.
+fn in_front<M: Message + Name>(listener: &mut Listener, name: &str, config: &M) {
+    let Some(filter::ConfigType::TypedConfig(typed)) =
+        &mut listener.filter_chains[0].filters[0].config_type
+    else {
+        panic!("no HTTP connection manager");
+    };
+    let mut manager = HttpConnectionManager::decode(&*typed.value).unwrap();
+    let config = Any { type_url: M::type_url(), value: config.encode_to_vec() };
+    let filter = HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    };
+    manager.http_filters.insert(0, filter);
+    typed.value = manager.encode_to_vec();
 }
 
 /// The answer until the connection is closed.

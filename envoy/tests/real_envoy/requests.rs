@@ -51,6 +51,9 @@ async fn the_actor_sees_the_clients_own_request_without_what_is_reveilles_or_env
         .header("x-request-id", "mine")
         .header("X-Reveille-Endpoint", "192.0.2.1:1")
         .header("x-reveille-wake", "forged")
+        .header("X_Reveille_Epoch", "9")
+        .header("x-reveille_epoch", "9")
+        .header("x_other", "kept")
         .header("x-envoy-retry-on", "5xx")
         .header("x-envoy-upstream-rq-timeout-ms", "1")
         .header("x-envoy-original-dst-host", "192.0.2.1:1");
@@ -59,11 +62,16 @@ async fn the_actor_sees_the_clients_own_request_without_what_is_reveilles_or_env
     let seen = answer.body.to_lowercase();
     assert!(answer.body.starts_with("GET //a/../b%2Fc/./d?q=1 HTTP/1.1\n"), "{seen}");
     assert!(answer.body.contains(&format!("host: {host}\n")), "{seen}");
-    for kept in ["authorization: bearer secret\n", "cookie: a=b\n", "x-forwarded-proto: http\n"] {
+    for kept in [
+        "authorization: bearer secret\n",
+        "cookie: a=b\n",
+        "x-forwarded-proto: http\n",
+        "x_other: kept\n",
+    ] {
         assert!(seen.contains(kept), "{kept}: {seen}");
     }
     assert!(seen.contains("x-forwarded-for: 192.0.2.77,"), "{seen}");
-    for gone in ["x-reveille", "x-envoy", "x-request-id: mine", "x-from-router"] {
+    for gone in ["x-reveille", "x_reveille", "x-envoy", "x-request-id: mine", "x-from-router"] {
         assert!(!seen.contains(gone), "{gone}: {seen}");
     }
     assert!(seen.contains(&format!("x-request-id: {}\n", answer.header("x-request-id"))));
@@ -202,6 +210,31 @@ async fn an_upgraded_connection_is_one_request_until_it_is_closed() {
     }
     drop(client);
     timeout(PATIENCE, open.wait_for(|open| *open == 0)).await.unwrap().unwrap();
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_of_http1_is_accepted_by_an_actor_that_speaks_http2() {
+    let (stack, actor) = stack_or_skip!();
+    let extra = vec![("websocket_accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")];
+    stack.router.on("a.demo.test", Script::GoOn { endpoint: actor.addr, h2c: true, extra });
+    let mut client = TcpStream::connect(stack.front).await.unwrap();
+    let request = "GET /upgrade HTTP/1.1\r\nHost: a.demo.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, client.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let accepts = head.matches("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n");
+    assert_eq!(accepts.count(), 1, "{head}");
+    client.write_all(b"frame").await.unwrap();
+    let mut echo = [0; 5];
+    timeout(PATIENCE, client.read_exact(&mut echo)).await.unwrap().unwrap();
+    assert_eq!(&echo, b"frame");
+    let seen = stack.router.seen.lock().unwrap()[0].clone();
+    assert_eq!(seen["sec-websocket-key"], "dGhlIHNhbXBsZSBub25jZQ==");
     stack.stop().await;
 }
 
