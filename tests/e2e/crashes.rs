@@ -192,7 +192,7 @@ async fn a_request_in_flight_at_a_sandbox_that_goes_away_gets_its_503_at_once() 
     cluster.stop().await;
 }
 
-fn kill_sandboxes(cluster: &Cluster) {
+pub(crate) fn kill_sandboxes(cluster: &Cluster) {
     let dir = cluster.data_dir().to_string_lossy().into_owned();
     let sandboxes: Vec<_> = processes::all()
         .into_iter()

@@ -19,6 +19,7 @@ mod parking;
 mod protocols;
 mod reasons;
 mod sleep;
+mod stale;
 mod stop;
 mod story;
 mod suspend;

@@ -38,6 +38,8 @@ enum Place {
     NoRequest,
     /// In `parking.rs`: not by an actor that every caller may ask, or not for every caller.
     Parking,
+    /// In `envoy/tests/real_envoy/answers.rs`: by a filter that an operator puts in front of ours.
+    Operator,
     /// Nowhere, because.
     Never(&'static str),
 }
@@ -46,15 +48,13 @@ enum Place {
 struct Row(u16, i32, Option<u64>, Place);
 
 fn row(reason: Reason) -> Row {
-    use Place::{Broken, Full, Never, NoRequest, Parking, Slow};
-    const NO_ACCESS: Place =
-        Never("there is no authentication of clients yet: nothing refuses one");
+    use Place::{Broken, Full, Never, NoRequest, Operator, Parking, Slow};
     match reason {
         Reason::InvalidRequest => Row(400, 3, None, NoRequest),
         Reason::InvalidHost => Row(404, 5, None, Broken),
         Reason::ActorNotFound => Row(404, 5, None, Broken),
-        Reason::Unauthenticated => Row(401, 16, None, NO_ACCESS),
-        Reason::AccessDenied => Row(403, 7, None, NO_ACCESS),
+        Reason::Unauthenticated => Row(401, 16, None, Operator),
+        Reason::AccessDenied => Row(403, 7, None, Operator),
         Reason::QuotaExceeded => Row(429, 8, Some(5), Parking),
         Reason::ParkingFull => Row(503, 14, Some(1), Full),
         Reason::ActorParkingFull => Row(503, 14, Some(1), Broken),
@@ -240,7 +240,7 @@ async fn provoke_all(place: Place, provoke: impl AsyncFn(Reason) -> Answers) {
 fn every_reason_has_a_place_and_those_that_have_none_are_few() {
     let never = Reason::ALL.iter().filter(|reason| matches!(row(**reason).3, Place::Never(_)));
     let never: Vec<_> = never.map(|reason| reason.name()).collect();
-    assert_eq!(never, ["unauthenticated", "access_denied", "internal"]);
+    assert_eq!(never, ["internal"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
