@@ -8,6 +8,7 @@
 //! | no doubled increment | no id is there twice; no two answers name one place |
 //! | no going back | an increment that began after another was acknowledged has the greater count |
 //! | nothing refused and done | an id that was refused before it could reach an actor is not in any memory |
+//! | nothing leaked | after each recovery and in the end nothing is there that should not be ([`crate::leaks`]) |
 //! | nothing unexplained | each other outcome is allowed by something that was killed or stopped at that time ([`crate::explain`]) |
 //!
 //! Only a loss that the product's own event log tells of, and that a kill explains, may take back increments: those
@@ -49,6 +50,8 @@ pub(crate) enum Violation {
     Unexplained(String),
     /// The product says that an actor was lost, and nobody killed it.
     LostWithoutCause(String),
+    /// It is there, and nobody needs it.
+    Leaked(String),
 }
 
 /// Why an actor's count may go back.
@@ -71,6 +74,7 @@ pub(crate) fn check(history: &History) -> Vec<Violation> {
     }
     identities(history, &mut violations);
     outcomes(history, &mut violations);
+    violations.extend(history.leaks.iter().cloned().map(Violation::Leaked));
     for (actor, ops) in by_actor {
         let losses = losses.get(&actor).unwrap_or(&none);
         memory(history, actor, &ops, losses, &mut violations);
@@ -256,6 +260,7 @@ impl fmt::Display for Violation {
             Self::RefusedAndDone(text) => ("refused, and counted", text),
             Self::Unexplained(text) => ("unexplained", text),
             Self::LostWithoutCause(text) => ("lost without a cause", text),
+            Self::Leaked(text) => ("leaked", text),
         };
         write!(f, "  {what}: {text}")
     }

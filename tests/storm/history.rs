@@ -8,7 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::plan::{Actor, Kind, Part};
+use crate::{
+    leaks::Usage,
+    plan::{Actor, Kind, Part},
+};
 
 /// Of an increment; unique in a run.
 pub(crate) type Id = u64;
@@ -97,6 +100,10 @@ pub(crate) struct History {
     pub(crate) ids: BTreeMap<Actor, Vec<Id>>,
     /// Suspends asked for, and how they ended.
     pub(crate) suspends: BTreeMap<String, u64>,
+    /// What was there and should not have been, after a recovery or in the end.
+    pub(crate) leaks: Vec<String>,
+    /// Of each part, before the storm and after it.
+    pub(crate) usage: (Usage, Usage),
     pub(crate) took: Duration,
 }
 

@@ -16,7 +16,9 @@ use crate::{
     clients::Shared,
     harness::{client::Client, cluster::Cluster, eventually, processes},
     history::{Cause, Disturbance, Notice},
+    leaks,
     plan::{self, ACTORS, Actor, Part, Plan},
+    say,
 };
 
 /// Acknowledged increments between the end of one disturbance and the next, at least.
@@ -52,7 +54,7 @@ pub(crate) async fn nemesis(cluster: &mut Cluster, shared: &Shared, plan: &Plan)
         }
         let disturbance = strike(cluster, shared, kill.part, &mut random).await;
         let took = Duration::from_micros(disturbance.over - disturbance.begun);
-        println!("storm: {:>8} killed {:?}, well after {took:.1?}", shared.acked(), kill.part);
+        say(&format!("{:>8} killed {:?}, well after {took:.1?}", shared.acked(), kill.part));
         shared.recorder.write().disturbances.push(disturbance);
         calm_from = shared.acked() + CALM;
     }
@@ -108,6 +110,9 @@ async fn strike(
         cluster.up().await;
     }
     well(cluster).await;
+    let leaks = leaks::until_none(|| async { leaks::whole(cluster) }).await;
+    let leaks = leaks.into_iter().map(|leak| format!("after the kill of {part:?}: {leak}"));
+    shared.recorder.write().leaks.extend(leaks);
     let over = shared.recorder.now();
     Disturbance { cause: Cause::Killed(part), begun, done, over, hit }
 }
@@ -197,7 +202,7 @@ async fn stop_and_wake(shared: &Shared, control: &mut Control, actor: Actor) {
     while let Err(status) = control.wake_actor(key(actor)).await {
         if Instant::now() > end {
             // Whether it answers in the end decides.
-            println!("storm: actor {actor} is not woken by its user: {}", status.message());
+            say(&format!("actor {actor} is not woken by its user: {}", status.message()));
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

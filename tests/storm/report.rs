@@ -16,7 +16,7 @@ pub(crate) fn render(plan: &Plan, history: &History) -> String {
     let took = history.took.as_secs_f64();
     let _ = writeln!(
         text,
-        "storm: seed {}, {} increments asked for, {} acknowledged, in {took:.0} s ({:.0}/s)",
+        "seed {}, {} increments asked for, {} acknowledged, in {took:.0} s ({:.0}/s)",
         plan.seed,
         ops.len(),
         acked().count(),
@@ -48,6 +48,17 @@ pub(crate) fn render(plan: &Plan, history: &History) -> String {
         cause => format!("{cause:?}"),
     });
     section("disturbances", tally(disturbances));
+    let (before, after) = &history.usage;
+    let _ =
+        writeln!(text, "  descriptors and resident memory at rest, before the storm and after it");
+    for (role, now) in after {
+        let then = before.get(role).copied().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "    {role:<16} {:>4} → {:>4}   {:>4} → {:>4} MiB",
+            then.fds, now.fds, then.memory_mib, now.memory_mib
+        );
+    }
     let remembered: u64 = history.ids.values().map(|ids| ids.len() as u64).sum();
     let mut latencies: Vec<_> = acked().map(|op| op.completed - op.invoked).collect();
     latencies.sort_unstable();

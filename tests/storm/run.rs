@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use reveille_api::proto;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -14,9 +15,11 @@ use crate::{
         eventually,
         manifest::Manifests,
     },
-    history::{History, Id},
+    history::{Cause, Disturbance, History, Id},
+    leaks,
     nemesis::{self, PROBE, control, key},
     plan::{self, ACTORS, Actor, CLIENTS, Plan, WORKERS},
+    say,
 };
 
 /// Without an acknowledged increment for so long, something is stuck.
@@ -24,15 +27,25 @@ const STALL: Duration = Duration::from_secs(150);
 /// How long an actor may take to answer in the end.
 const IN_THE_END: Duration = Duration::from_secs(60);
 
-/// What happened, and the log of `up`.
-pub(crate) async fn run(plan: &Plan) -> (History, String) {
+/// A debug build on a busy machine may take longer than the default budgets for a wake, which is no fault. What is stuck
+/// exceeds these as well.
+const PATIENT: [&str; 4] = ["--wake", "60s", "--park", "75s"];
+const PATIENT_TEMPLATE: &str = "wake: { timeout: 60s, park: 75s }\n";
+
+/// What happened, and the log of `up`. It ends earlier than the plan says once `within` has passed and the least has been done.
+pub(crate) async fn run(plan: &Plan, within: Duration) -> (History, String) {
     let mut options = Options::new(manifests());
     options.workers = WORKERS;
+    if cfg!(debug_assertions) {
+        options.extra = PATIENT.map(str::to_owned).to_vec();
+    }
     let mut cluster = Cluster::start(options).await;
     let data_dir = cluster.data_dir();
     for actor in 0..ACTORS {
         give_snapshot(&cluster, actor).await;
     }
+    let mut leaks = leaks::until_none(|| leaks::at_rest(&cluster)).await;
+    let before = leaks::usage(&cluster);
 
     let shared = Arc::new(Shared::new(cluster.http));
     let mut clients = JoinSet::new();
@@ -50,8 +63,17 @@ pub(crate) async fn run(plan: &Plan) -> (History, String) {
         enough(&shared, plan.requests).await;
         shared.stop();
     };
+    let late = async {
+        sleep(within).await;
+        while !shared.stopping() && !is_enough(&shared, plan) {
+            sleep(Duration::from_millis(100)).await;
+        }
+        shared.stop();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         _ = async { tokio::join!(end, chores) } => {}
+        () = late => {}
         // What is stuck is told by what the actors answer in the end, or do not.
         () = stalled(&shared) => shared.stop(),
     }
@@ -62,15 +84,22 @@ pub(crate) async fn run(plan: &Plan) -> (History, String) {
     for actor in 0..ACTORS {
         match remembered(&cluster, actor).await {
             Ok(ids) => drop(shared.recorder.write().ids.insert(actor, ids)),
-            Err(last) => eprintln!("storm: actor {actor} does not answer: {last}"),
+            Err(last) => say(&format!("actor {actor} does not answer: {last}")),
         }
     }
     nemesis::read_events(&shared, &data_dir, false).await.expect("the event log is read");
     others.shutdown().await;
+    leaks.extend(all_asleep(&cluster).await);
+    leaks.extend(leaks::until_none(|| leaks::at_rest(&cluster)).await);
+    let grown = || async { leaks::grown(&before, &leaks::usage(&cluster)) };
+    leaks.extend(leaks::until_none(grown).await);
+    shared.recorder.write().leaks.extend(leaks);
+    let after = leaks::usage(&cluster);
+    shared.recorder.write().usage = (before, after);
     let history = shared.recorder.finish();
     if std::env::var_os("STORM_KEEP").is_some() {
         cluster.dir.disable_cleanup(true);
-        println!("storm: the data stays in {}", cluster.data_dir().display());
+        say(&format!("the data stays in {}", cluster.data_dir().display()));
     }
     let log = cluster.log_text();
     cluster.stop().await;
@@ -78,14 +107,15 @@ pub(crate) async fn run(plan: &Plan) -> (History, String) {
 }
 
 fn manifests() -> Manifests {
+    let wake = if cfg!(debug_assertions) { PATIENT_TEMPLATE } else { "" };
     let mut manifests =
-        Manifests::new().counter(PROBE.0, "counter", "").actor(PROBE.0, PROBE.1, "counter");
+        Manifests::new().counter(PROBE.0, "counter", wake).actor(PROBE.0, PROBE.1, "counter");
     for namespace in ["gale", "squall"] {
         manifests = manifests
             // Some fall asleep by themselves, the others when their worker is wanted.
-            .counter(namespace, "sleepy", "idle: { suspendAfter: 1s }\n")
-            .counter(namespace, "h2c", "protocol: h2c\n")
-            .counter(namespace, "wakeful", "");
+            .counter(namespace, "sleepy", &format!("idle: {{ suspendAfter: 1s }}\n{wake}"))
+            .counter(namespace, "h2c", &format!("protocol: h2c\n{wake}"))
+            .counter(namespace, "wakeful", wake);
     }
     for actor in 0..ACTORS {
         let (namespace, name) = plan::name(actor);
@@ -123,8 +153,29 @@ async fn remembered(cluster: &Cluster, actor: Actor) -> Result<Vec<Id>, String> 
     }
 }
 
+/// Puts everything to sleep; what stays awake.
+async fn all_asleep(cluster: &Cluster) -> Vec<String> {
+    let probe = proto::ActorKey { namespace: PROBE.0.into(), name: PROBE.1.into() };
+    let keys: Vec<_> = (0..ACTORS).map(key).chain([probe]).collect();
+    leaks::until_none(|| async {
+        let mut awake = Vec::new();
+        for key in &keys {
+            let asleep = control(&cluster.data_dir()).suspend_actor(key.clone()).await;
+            awake.extend(asleep.err().map(|status| format!("{} is awake: {status}", key.name)));
+        }
+        awake
+    })
+    .await
+}
+
+fn is_enough(shared: &Shared, plan: &Plan) -> bool {
+    let killed = |d: &&Disturbance| matches!(d.cause, Cause::Killed(_));
+    let kills = shared.recorder.write().disturbances.iter().filter(killed).count();
+    shared.acked() >= plan.at_least && kills >= plan.first_round()
+}
+
 async fn enough(shared: &Shared, requests: u64) {
-    while shared.acked() < requests {
+    while shared.acked() < requests && !shared.stopping() {
         sleep(Duration::from_millis(20)).await;
     }
 }

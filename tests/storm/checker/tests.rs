@@ -233,3 +233,10 @@ fn an_actor_that_does_not_answer_in_the_end_is_rejected() {
     history.ids.remove(&1);
     rejected(&history, |v| matches!(v, V::Lost(_)));
 }
+
+#[test]
+fn what_leaked_is_told() {
+    let mut history = quiet();
+    history.leaks.push("a process: runsc-sandbox".into());
+    assert_eq!(check(&history), [V::Leaked("a process: runsc-sandbox".into())]);
+}
