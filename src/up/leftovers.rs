@@ -1,13 +1,14 @@
-//! Parts of an `up` that was killed. The kernel has told them to stop; this waits until they have, and ends what
-//! does not. Sandboxes are not among them: the node agent adopts those.
+//! Parts of an `up` that was killed. The kernel has told them to stop; this lets them, for a moment, and kills what has
+//! not ended by then: each of them can be killed at any time, and what it had begun is taken up by the next one. Sandboxes
+//! are not among them: the node agent adopts those.
 
 use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-/// How long they may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long they may take: requests in flight may end well, but nobody else is served before they have gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a killed one may take to go.
 const KILLED: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -26,7 +27,7 @@ pub(super) async fn wait(killed: i32, data_dir: &Path) {
                 tracing::warn!(?left, "parts of an earlier run do not end");
                 return;
             }
-            tracing::warn!(?left, "parts of an earlier run are killed");
+            tracing::info!(?left, "parts of an earlier run are killed");
             left.iter().for_each(|pid| kill(*pid, Signal::KILL));
             (ended_by_force, end) = (true, Instant::now() + KILLED);
         }
