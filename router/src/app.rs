@@ -44,6 +44,7 @@ use crate::{
     session,
     status::{self, Status},
     table::Table,
+    vigil::Vigil,
 };
 
 /// Requests that may wait for one actor whose template is not known yet: the template's default.
@@ -249,6 +250,7 @@ impl Parts {
             metrics,
             control_plane,
             session: session::State::default(),
+            vigil: Vigil::default(),
             acks: Acks::default(),
             again: Again::default(),
             wakes: Progress::default(),

@@ -22,6 +22,7 @@
 //! | `wake` | one owned task per waking actor |
 //! | `revoke`, `acks` | taking a binding back and acknowledging it |
 //! | `session` | the stream with the control plane, begun again for ever |
+//! | `vigil` | whether the control plane says anything, while there are wakes |
 //! | `answer`, `refusal` | what Envoy is told |
 //! | `websocket` | what a handshake lacks over HTTP/2 |
 //! | `status`, `metrics`, `exposition`, `progress` | what an operator sees |
@@ -56,6 +57,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vigil;
 mod wake;
 mod websocket;
 

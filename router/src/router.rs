@@ -34,6 +34,7 @@ use crate::{
     refusal::Refused,
     session,
     table::{Admission, Arrival, Left, Served, Table, Wait},
+    vigil::Vigil,
     wake,
 };
 
@@ -50,6 +51,7 @@ pub(crate) struct Router {
     pub(crate) metrics: Metrics,
     pub(crate) control_plane: Channel,
     pub(crate) session: session::State,
+    pub(crate) vigil: Vigil,
     pub(crate) acks: Acks,
     pub(crate) again: Again,
     pub(crate) wakes: Progress<ActorKey>,

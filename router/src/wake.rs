@@ -22,7 +22,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     activation::Activation, binding::Grant, metrics::WakeEnd, refusal::Refused, router::Router,
-    table::Settled,
+    table::Settled, vigil,
 };
 
 /// Above the greatest wake deadline, so that the control plane's own answer comes first.
@@ -44,6 +44,7 @@ pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: &str) {
     let traceparent = traceparent.to_owned();
     router.metrics.wakes_started.inc();
     let wake = Wake { step: router.wakes.begin(actor.clone()), router: Arc::clone(router), actor };
+    vigil::keep(router);
     let span = info_span!("wake", actor = %wake.actor);
     router.tasks.spawn(wake.run(traceparent).instrument(span));
 }
@@ -175,7 +176,14 @@ async fn ask(router: &Router, request: WakeRequest) -> Result<WakeReply, Failure
     let mut backoff = BACKOFF.0;
     loop {
         let mut client = RoutersClient::new(router.control_plane.clone());
-        let status = match timeout_at(deadline, client.wake(request.clone())).await {
+        let answer = tokio::select! {
+            answer = timeout_at(deadline, client.wake(request.clone())) => answer,
+            () = router.vigil.silence() => {
+                let why = "the control plane takes calls and says nothing";
+                return Err(Failure::new(Reason::ControlPlaneUnavailable, why));
+            }
+        };
+        let status = match answer {
             Ok(Ok(reply)) => return Ok(reply.into_inner()),
             Ok(Err(status)) => status,
             Err(_) => return Err(Failure::new(Reason::WakeTimeout, "the wake's deadline passed")),

@@ -34,7 +34,14 @@ pub(super) struct Fake {
     pub(super) wakes: mpsc::UnboundedReceiver<Wake>,
     pub(super) sessions: mpsc::UnboundedReceiver<Session>,
     process: Process,
+    /// Connections that it has not taken.
+    held: Option<Hung>,
 }
+
+type Hung = (
+    mpsc::UnboundedReceiver<std::io::Result<DuplexStream>>,
+    mpsc::UnboundedSender<std::io::Result<DuplexStream>>,
+);
 
 /// What the server runs in.
 struct Process {
@@ -148,6 +155,30 @@ impl Fake {
 
     /// In memory: nothing but the clock moves it.
     pub(super) fn in_memory() -> (Self, Channel) {
+        let (incoming, channel) = Self::connections();
+        (Self::serve(UnboundedReceiverStream::new(incoming)), channel)
+    }
+
+    /// The same, but stopped: connections to it stand, and nobody reads them.
+    pub(super) fn that_hangs() -> (Self, Channel) {
+        let (incoming, channel) = Self::connections();
+        let (taken, serve) = mpsc::unbounded_channel();
+        let mut fake = Self::serve(UnboundedReceiverStream::new(serve));
+        fake.held = Some((incoming, taken));
+        (fake, channel)
+    }
+
+    /// What hung takes its connections.
+    pub(super) fn goes_on(&mut self) {
+        let (mut incoming, taken) = self.held.take().expect("it hangs");
+        task::detach("connections", async move {
+            while let Some(connection) = incoming.recv().await {
+                let _ = taken.send(connection);
+            }
+        });
+    }
+
+    fn connections() -> (mpsc::UnboundedReceiver<std::io::Result<DuplexStream>>, Channel) {
         let (connections, incoming) = mpsc::unbounded_channel::<std::io::Result<DuplexStream>>();
         let connector = tower::service_fn(move |_| {
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
@@ -155,7 +186,7 @@ impl Fake {
             std::future::ready(connected.map_err(|_| std::io::Error::from(ConnectionRefused)))
         });
         let channel = Endpoint::from_static("http://memory").connect_with_connector_lazy(connector);
-        (Self::serve(UnboundedReceiverStream::new(incoming)), channel)
+        (incoming, channel)
     }
 
     fn serve<I>(incoming: impl Stream<Item = std::io::Result<I>> + Send + 'static) -> Self
@@ -175,7 +206,8 @@ impl Fake {
             let server = Server::builder().add_service(RoutersServer::new(service));
             server.serve_with_incoming(incoming).await.expect("a server");
         });
-        Self { wakes, sessions, process: Process { _server: server, runtime: None } }
+        let process = Process { _server: server, runtime: None };
+        Self { wakes, sessions, process, held: None }
     }
 
     pub(super) async fn wake(&mut self) -> Wake {

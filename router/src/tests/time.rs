@@ -108,6 +108,43 @@ async fn a_control_plane_that_is_away_is_tried_for_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_control_plane_that_takes_calls_and_says_nothing_is_unavailable_until_it_speaks() {
+    let (mut fake, channel) = Fake::that_hangs();
+    let router = core(reveille_api::Ladder::new(10 * S, 20 * S, 10, 100).unwrap(), channel);
+    let (reason, took) = refused(park(&router)).await;
+    assert_eq!(reason, Reason::ControlPlaneUnavailable);
+    assert!(about(2 * S).contains(&took), "{took:?}");
+    // Whoever comes now need not find that out again.
+    let (reason, took) = refused(park(&router)).await;
+    assert_eq!(reason, Reason::ControlPlaneUnavailable);
+    assert!(about(Duration::ZERO).contains(&took), "{took:?}");
+    fake.goes_on();
+    tokio::time::sleep(3 * S).await;
+    let mut ticket = park(&router);
+    // It hears of those that were given up, too.
+    let answers = async {
+        loop {
+            fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+        }
+    };
+    tokio::select! {
+        arrival = ticket.wait() => assert!(arrival.is_ok()),
+        () = answers => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wake_that_takes_its_time_is_not_taken_for_a_control_plane_that_hangs() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(reveille_api::Ladder::new(10 * S, 20 * S, 10, 100).unwrap(), channel);
+    let mut ticket = park(&router);
+    let wake = fake.wake().await;
+    tokio::time::sleep(9 * S).await;
+    wake.reply(reply(binding(&counter(), 1, 0)));
+    assert!(ticket.wait().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_router_that_stops_answers_those_who_wait() {
     let (mut fake, channel) = Fake::in_memory();
     let router = core(ladder(), channel);
