@@ -66,18 +66,33 @@ async fn every_process_may_be_killed_and_the_same_memory_answers_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_control_plane_gone_running_actors_keep_answering() {
-    if !machine_can_run_it("control plane gone") {
+async fn with_the_control_plane_stopped_running_actors_keep_answering_and_sleeping_ones_say_why_not()
+ {
+    if !machine_can_run_it("control plane stopped") {
         return;
     }
-    let cluster = cluster().await;
+    let manifests = Manifests::new()
+        .counter("demo", "counter", "")
+        .actor("demo", "counter", "counter")
+        .actor("demo", "sleeper", "counter");
+    let cluster = Cluster::start(Options::new(manifests)).await;
     let first = cluster.client.get(COUNTER, "/").await.count();
     let pid = cluster.pid_of("controlplane").expect("it runs");
     processes::signal(pid, Signal::SIGSTOP);
     for n in 1..=20 {
         assert_eq!(cluster.client.get(COUNTER, "/").await.count().count, first.count + n);
     }
+    // It takes calls, as one that is killed does not, and answers none.
+    let sleeper = "sleeper.demo.actors.localhost";
+    let answer = cluster.client.get(sleeper, "/").await;
+    let told = (answer.status.as_u16(), answer.reason());
+    assert_eq!(told, (503, Some("control_plane_unavailable")), "{answer:?}");
     processes::signal(pid, Signal::SIGCONT);
+    eventually("the sleeper wakes", Duration::from_secs(30), || async {
+        let answer = cluster.client.get(sleeper, "/").await;
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
     cluster.stop().await;
 }
 
