@@ -5,10 +5,12 @@
 //! | key | in | value |
 //! | --- | --- | --- |
 //! | `endpoint` | every answer | `ip:port` of the activation |
-//! | `protocol` | answers for an h2c actor | `h2c`; the route is chosen again by it |
+//! | `protocol` | answers for an h2c actor | `h2c` |
 //! | `websocket_accept` | answers to WebSockets of HTTP/1.1 for an h2c actor | what its client waits for |
 //! | `wake` | answers to requests that were parked | how the activation came to serve |
-//! | `server_timing` | the same | a `Server-Timing` value: what the request waited for, in milliseconds |
+//! | `server_timing` | the same | of a `Server-Timing` value what happened until now: what the request waited for, in milliseconds |
+//!
+//! Answers that say more than the endpoint have Envoy choose the route again, by what they say.
 
 use std::{
     collections::HashMap,
@@ -131,12 +133,13 @@ fn go_on(
     let mut fields = vec![(names::ENDPOINT, endpoint)];
     fields.extend(h2c.then(|| (names::PROTOCOL, names::H2C.to_owned())));
     fields.extend(more);
+    let again = fields.len() > 1;
     let fields = fields.into_iter().map(|(key, value)| (key, Kind::StringValue(value)));
     let reveille = (names::METADATA, Kind::StructValue(structure(fields)));
     let common = CommonResponse {
-        clear_route_cache: h2c,
+        clear_route_cache: again,
         // An empty one: without any, Envoy ignores the line above.
-        header_mutation: h2c.then(HeaderMutation::default),
+        header_mutation: again.then(HeaderMutation::default),
         ..Default::default()
     };
     encode(&ProcessingResponse {
@@ -152,10 +155,9 @@ fn structure(fields: impl IntoIterator<Item = (&'static str, Kind)>) -> Struct {
 }
 
 /// The phases of a wake as this request met them: one that joined late has met only the end. `park` is what no other
-/// phase explains, so that all of them add up to the time it was held.
+/// phase explains, so that all of them add up to the time it was held. What comes then, Envoy adds.
 fn server_timing(held: Duration, phases: &WakePhases) -> String {
-    let total = held.as_micros() as u64;
-    let mut left = total;
+    let mut left = held.as_micros() as u64;
     let mut met = |us: u64| {
         let met = us.min(left);
         left -= met;
@@ -171,9 +173,8 @@ fn server_timing(held: Duration, phases: &WakePhases) -> String {
         ("fetch", fetch),
         ("restore", restore),
         ("ready", ready),
-        ("total", total),
     ];
-    let mut text = String::with_capacity(112);
+    let mut text = String::with_capacity(96);
     for (name, us) in named {
         let separator = if text.is_empty() { "" } else { ", " };
         // Writing to a String cannot fail.
@@ -220,13 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn only_h2c_chooses_the_route_again() {
-        let answer = warm("10.1.2.3:20001".parse().unwrap(), Protocol::H2c);
-        assert!(metadata(&answer).contains(&("protocol".into(), "h2c".into())));
-        let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
-        let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
-        let common = headers.response.unwrap();
-        assert!(common.clear_route_cache && common.header_mutation.is_some());
+    fn a_route_is_chosen_again_only_by_more_than_an_endpoint() {
+        let endpoint = "10.1.2.3:20001".parse().unwrap();
+        let phases = WakePhases::default();
+        let woken =
+            woken(endpoint, Protocol::Http1, WakeKind::Restored, Duration::ZERO, &phases, None);
+        let h2c = warm(endpoint, Protocol::H2c);
+        assert!(metadata(&h2c).contains(&("protocol".into(), "h2c".into())));
+        for answer in [h2c, woken] {
+            let response = ProcessingResponse::decode(answer).unwrap().response.unwrap();
+            let Response::RequestHeaders(headers) = response else { panic!("{response:?}") };
+            let common = headers.response.unwrap();
+            assert!(common.clear_route_cache && common.header_mutation.is_some());
+        }
     }
 
     #[test]
@@ -243,10 +250,10 @@ mod tests {
         let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases, None);
         let fields = metadata(&answer);
         assert_eq!(fields[2], ("wake".into(), "restored".into()));
-        let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0, total;dur=87.5";
+        let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0";
         assert_eq!(fields[1], ("server_timing".into(), timing.into()));
         let late = server_timing(Duration::from_micros(50_000), &phases);
-        let timing = "park;dur=0.0, place;dur=0.0, fetch;dur=0.0, restore;dur=46.0, ready;dur=4.0, total;dur=50.0";
+        let timing = "park;dur=0.0, place;dur=0.0, fetch;dur=0.0, restore;dur=46.0, ready;dur=4.0";
         assert_eq!(late, timing);
     }
 }

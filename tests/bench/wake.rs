@@ -1,7 +1,7 @@
 //! One wake after the other: a request to the sleeping actor until its first byte, beside bare `runsc restore`.
 //!
-//! `Server-Timing` tells the phases of each wake; what is left of the client's time is Envoy, the connection to the
-//! actor and its answer, and whatever nobody knows of.
+//! `Server-Timing` tells the phases of each wake; what is left of the client's time is the way between the parts that have no
+//! phase (client to Envoy, Envoy to router, there and back), and whatever nobody knows of.
 
 use std::net::SocketAddr;
 
@@ -80,15 +80,18 @@ async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
         ),
         phase("… park: between the parts", "park"),
         phase("… place: worker, record", "place"),
+        phase("… fetch: the snapshot", "fetch"),
         phase("… restore", "restore"),
-        phase("… ready", "ready"),
+        phase("… ready: until it listens", "ready"),
+        phase("… connect: from Envoy to it", "connect"),
+        phase("… first byte: of its answer", "first_byte"),
         Line::alone(
             NAME,
             "… in no phase, of the client's time",
             "%",
             of(|wake| 100.0 * wake.unattributed() / wake.total),
         )
-        .reach(Reach::AtMost(UNATTRIBUTED_PERCENT)),
+        .reach("wake_unattributed_percent", Reach::AtMost(UNATTRIBUTED_PERCENT)),
     ])
 }
 
@@ -106,7 +109,7 @@ async fn request(front: SocketAddr) -> Result<Wake> {
     let phases = timing.context("a woken answer has Server-Timing")?;
     let phases = phases.split(", ").filter_map(|phase| {
         let (name, ms) = phase.split_once(";dur=")?;
-        // Their sum, which is no phase.
+        // As Envoy saw it; no phase.
         (name != "total").then_some((name.to_owned(), ms.parse().ok()?))
     });
     Ok(Wake { total: millis(first_byte.context("an answer")?), phases: phases.collect() })

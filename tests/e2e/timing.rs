@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Every phase there is, in the order in which a request meets them.
-const PHASES: [&str; 5] = ["park", "place", "fetch", "restore", "ready"];
+const PHASES: [&str; 7] = ["park", "place", "fetch", "restore", "ready", "connect", "first_byte"];
 
 /// `Server-Timing`, in milliseconds.
 fn timing(answer: &Answer) -> BTreeMap<String, f64> {
@@ -25,6 +25,15 @@ fn timing(answer: &Answer) -> BTreeMap<String, f64> {
         (name.to_owned(), duration.parse().expect(header))
     });
     metrics.collect()
+}
+
+/// What no phase explains of the total: the way between Envoy and router, and less than a millisecond of connecting. On a busy
+/// machine any of that may take long once, so of several only the least counts.
+fn unexplained(timing: &BTreeMap<String, f64>) -> f64 {
+    let sum: f64 = PHASES.iter().map(|phase| timing[*phase]).sum();
+    // Each phase is rounded to a tenth.
+    assert!(sum <= timing["total"] + 0.5, "the phases are more than the total: {timing:?}");
+    1.0 - sum / timing["total"]
 }
 
 fn adds_up(what: &str, phases: impl Iterator<Item = f64>, total: f64) {
@@ -54,20 +63,21 @@ async fn a_wake_is_told_by_phases_that_add_up_and_a_warm_answer_tells_of_none() 
     let manifests =
         Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
     let cluster = Cluster::start(Options::new(manifests)).await;
-    for kind in ["cold_start", "restored"] {
+    let mut least = f64::INFINITY;
+    for kind in ["cold_start", "restored", "restored", "restored"] {
         let begin = Instant::now();
         let answer = cluster.client.get(COUNTER, "/").await;
         let seen = begin.elapsed().as_secs_f64() * 1000.0;
         assert_eq!(answer.header("x-reveille-wake"), Some(kind), "{answer:?}");
         let timing = timing(&answer);
         let total = timing["total"];
-        adds_up(kind, PHASES.iter().map(|phase| timing[*phase]), total);
+        least = least.min(unexplained(&timing));
         assert_eq!(timing.len(), PHASES.len() + 1, "{timing:?}");
         assert!(
             total <= seen,
-            "{kind}: it waited {total} ms of the {seen} ms that the answer took"
+            "{kind}: the first byte came after {total} ms of the {seen} ms that the answer took"
         );
-        assert!(timing["restore"] > 0.0, "{timing:?}");
+        assert!(timing["restore"] > 0.0 && timing["first_byte"] > 0.0, "{timing:?}");
 
         // The same wake, as the control plane saw it.
         let wake = &cluster.actor("demo", "counter").await["lastWake"];
@@ -76,21 +86,20 @@ async fn a_wake_is_told_by_phases_that_add_up_and_a_warm_answer_tells_of_none() 
         adds_up(&format!("{kind}: {wake}"), phases.into_iter(), micros("totalUs"));
         assert!(micros("restoreUs") / 1000.0 >= timing["restore"] - 0.1, "{wake} {timing:?}");
 
-        // The first byte of the actor's answer comes after the wake; only the log can tell of it.
+        // The log tells the same of the first byte.
         let log = logged(&cluster, &answer).await;
         assert_eq!(log["wake"], kind, "{log}");
         let first_byte = log["first_byte_ms"].as_f64().expect("a number");
-        assert!(first_byte + 1.0 >= total && first_byte <= seen + 1.0, "{log} {timing:?} {seen}");
+        assert!((first_byte - total).abs() <= 1.0, "{log} {timing:?}");
 
         let warm = cluster.client.get(COUNTER, "/").await;
         assert_eq!(warm.status, 200);
         assert_eq!((warm.header("server-timing"), warm.header("x-reveille-wake")), (None, None));
         let log = logged(&cluster, &warm).await;
         assert!(log["first_byte_ms"].is_number() && log["wake"].is_null(), "{log}");
-        if kind == "cold_start" {
-            cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
-        }
+        cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
     }
+    assert!(least <= 0.02, "no phase explains {:.1} % of any of them", least * 100.0);
     cluster.stop().await;
 }
 
@@ -117,7 +126,7 @@ async fn whoever_joins_a_wake_is_told_of_the_time_it_waited_itself() {
     for (answer, seen) in woken {
         count += 1;
         let timing = timing(answer);
-        adds_up("a joined wake", PHASES.iter().map(|phase| timing[*phase]), timing["total"]);
+        unexplained(&timing);
         assert!(timing["total"] <= *seen, "{timing:?} within {seen} ms");
     }
     assert!(count > 1, "nobody joined");

@@ -142,6 +142,11 @@ fn headers(reason: Reason, error: &str, shape: Shape) -> Vec<HeaderValueOption> 
     let mut headers = vec![
         header(names::REASON_HEADER, reason.name().into()),
         header("proxy-status", reply::proxy_status(reason, error)),
+        // Of a request that waited: without the times of an answer that never began.
+        HeaderValueOption {
+            append_action: HeaderAppendAction::OverwriteIfExists.into(),
+            ..header(names::SERVER_TIMING_HEADER, names::metadata(names::SERVER_TIMING))
+        },
     ];
     if let Some(least) = reason.retry_after() {
         // Spread by the millisecond in which the request came.

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | go on to an `http1` actor | `request_headers` without mutations; `dynamic_metadata` [`METADATA`] with [`ENDPOINT`] |
 //! | go on to an `h2c` actor | the same, with [`PROTOCOL`] = [`H2C`] and `clear_route_cache: true` and an empty `header_mutation` in the `CommonResponse`: the route was chosen before the answer came, and without a mutation Envoy does not choose again |
+//! | go on after a wait | the same as either, with [`WAKE`], [`SERVER_TIMING`] and the route chosen again |
 //! | refuse | `immediate_response`, with the header [`REASON_HEADER`], its body and `content-type`; for a gRPC caller also `grpc_status` |
 //!
 //! and keeps the stream open: its end is the end of the request. Only when the activation is gone the router ends it first,
@@ -42,7 +43,8 @@ pub const PROTOCOL: &str = "protocol";
 pub const H2C: &str = "h2c";
 /// Key, optional: becomes [`WAKE_HEADER`] of the answer. Set on requests that waited for a wake.
 pub const WAKE: &str = "wake";
-/// Key, optional: becomes a `server-timing` header of the answer, after the actor's own.
+/// Key, together with [`WAKE`]: the phases of the wait, as `Server-Timing` has them. Envoy adds its own and puts them into a
+/// [`SERVER_TIMING_HEADER`] after the actor's own.
 pub const SERVER_TIMING: &str = "server_timing";
 
 /// Key, optional: becomes the `sec-websocket-accept` of an answer over HTTP/2, whose server says none (RFC 8441): a client of
@@ -63,5 +65,12 @@ pub const WAKE_HEADER: &str = "x-reveille-wake";
 pub const FAILED_HEADER: &str = "x-reveille-failed";
 /// What Envoy calls a request by, whatever the client called it.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// What the request waited for.
+pub const SERVER_TIMING_HEADER: &str = "server-timing";
 /// Headers with this prefix are Reveille's: removed from what clients send.
 pub const HEADER_PREFIX: &str = "x-reveille-";
+
+/// The value of a key of [`METADATA`] in one of Envoy's formats; nothing where the router has not set it.
+pub(super) fn metadata(key: &str) -> String {
+    format!("%DYNAMIC_METADATA({METADATA}:{key})%")
+}

@@ -1,4 +1,13 @@
 //! Routes: one virtual host for every host there is. Which actor it is for, the router knows.
+//!
+//! | route | taken by |
+//! | --- | --- |
+//! | to HTTP/1.1 actors | every request at first; those that go on warm |
+//! | to h2c actors | those whose actor the router said speaks it |
+//! | the same two, telling of the wake | those that the router said were parked |
+//!
+//! All but the first are taken only when the router has had the route chosen again, so a warm request pays for nothing that
+//! is told of a wake.
 
 use std::time::Duration;
 
@@ -14,7 +23,7 @@ use envoy_types::pb::envoy::{
     r#type::matcher::v3::{
         MetadataMatcher, ValueMatcher,
         metadata_matcher::{PathSegment, path_segment},
-        value_matcher,
+        value_matcher::MatchPattern,
     },
 };
 
@@ -28,25 +37,25 @@ pub(super) enum Try {
     Again,
 }
 
-/// The first route is taken only when the router has named the protocol and had the route chosen again.
+/// Of Envoy's own part of a wake, behind the phases that the router knows: from the router's word until there was a connection
+/// to the actor, and from then to the first byte. Envoy has the first in milliseconds only; the others are whole microseconds,
+/// written as milliseconds by an exponent. All of it is told by one clock, from the head of the request on.
+const ENVOYS_PHASES: &str = "connect;dur=%UPSTREAM_CONNECTION_POOL_READY_DURATION%, \
+     first_byte;dur=%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%e-3, \
+     total;dur=%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%e-3";
+
 pub(super) fn config(a_try: Try) -> RouteConfiguration {
-    let h2c = MetadataMatcher {
-        filter: names::METADATA.into(),
-        path: vec![PathSegment {
-            segment: Some(path_segment::Segment::Key(names::PROTOCOL.into())),
-        }],
-        value: Some(ValueMatcher {
-            match_pattern: Some(value_matcher::MatchPattern::StringMatch(exact(names::H2C))),
-        }),
-        invert: false,
-    };
+    let h2c = || said(names::PROTOCOL, MatchPattern::StringMatch(exact(names::H2C)));
+    let woken = || said(names::WAKE, MatchPattern::PresentMatch(true));
     RouteConfiguration {
         name: names::LISTENER.into(),
         virtual_hosts: vec![VirtualHost {
             name: "actors".into(),
             domains: vec!["*".into()],
             routes: vec![
-                to(names::ACTORS_H2C, vec![h2c], a_try),
+                telling_of_the_wake(to(names::ACTORS_H2C, vec![h2c(), woken()], a_try)),
+                to(names::ACTORS_H2C, vec![h2c()], a_try),
+                telling_of_the_wake(to(names::ACTORS_HTTP1, vec![woken()], a_try)),
                 to(names::ACTORS_HTTP1, Vec::new(), a_try),
             ],
             // In one place with the additions: Envoy removes before it adds.
@@ -55,9 +64,8 @@ pub(super) fn config(a_try: Try) -> RouteConfiguration {
                 names::WAKE_HEADER.into(),
             ],
             response_headers_to_add: vec![
-                from_metadata(names::REASON_HEADER, names::REASON),
-                from_metadata(names::WAKE_HEADER, names::WAKE),
-                from_metadata("server-timing", names::SERVER_TIMING),
+                header(names::REASON_HEADER, names::metadata(names::REASON)),
+                header(names::WAKE_HEADER, names::metadata(names::WAKE)),
             ],
             ..Default::default()
         }],
@@ -66,10 +74,26 @@ pub(super) fn config(a_try: Try) -> RouteConfiguration {
     }
 }
 
+/// What the router said of the request, once it has.
+fn said(key: &str, what: MatchPattern) -> MetadataMatcher {
+    MetadataMatcher {
+        filter: names::METADATA.into(),
+        path: vec![PathSegment { segment: Some(path_segment::Segment::Key(key.into())) }],
+        value: Some(ValueMatcher { match_pattern: Some(what) }),
+        invert: false,
+    }
+}
+
+fn telling_of_the_wake(mut route: Route) -> Route {
+    let phases = format!("{}, {ENVOYS_PHASES}", names::metadata(names::SERVER_TIMING));
+    route.response_headers_to_add.push(header(names::SERVER_TIMING_HEADER, phases));
+    route
+}
+
 fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>, a_try: Try) -> Route {
     let first = a_try == Try::First;
     let accept = (cluster == names::ACTORS_H2C)
-        .then(|| from_metadata("sec-websocket-accept", names::WEBSOCKET_ACCEPT))
+        .then(|| header("sec-websocket-accept", names::metadata(names::WEBSOCKET_ACCEPT)))
         .map(|header| HeaderValueOption {
             append_action: HeaderAppendAction::AddIfAbsent.into(),
             ..header
@@ -100,16 +124,11 @@ fn to(cluster: &str, dynamic_metadata: Vec<MetadataMatcher>, a_try: Try) -> Rout
     }
 }
 
-/// Added only when the router has set the value.
-fn from_metadata(header: &str, key: &str) -> HeaderValueOption {
+/// Behind those that the actor sent.
+fn header(name: &str, value: String) -> HeaderValueOption {
     HeaderValueOption {
-        header: Some(HeaderValue {
-            key: header.into(),
-            value: format!("%DYNAMIC_METADATA({}:{key})%", names::METADATA),
-            ..Default::default()
-        }),
+        header: Some(HeaderValue { key: name.into(), value, ..Default::default() }),
         append_action: HeaderAppendAction::AppendIfExistsOrAdd.into(),
-        keep_empty_value: false,
         ..Default::default()
     }
 }

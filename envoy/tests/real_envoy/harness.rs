@@ -153,6 +153,7 @@ fn text(value: impl Into<String>) -> Value {
 fn answer(script: Script) -> Option<ProcessingResponse> {
     match script {
         Script::GoOn { endpoint, h2c, extra } => {
+            let again = h2c || !extra.is_empty();
             let mut fields: HashMap<_, _> =
                 extra.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
             fields.insert(names::ENDPOINT.into(), text(endpoint.to_string()));
@@ -168,10 +169,10 @@ fn answer(script: Script) -> Option<ProcessingResponse> {
             };
             let set = HeaderValueOption { header: Some(header), ..Default::default() };
             // As the router has it: none for these.
-            let set_headers = if h2c { Vec::new() } else { vec![set] };
+            let set_headers = if again { Vec::new() } else { vec![set] };
             let headers = HeadersResponse {
                 response: Some(CommonResponse {
-                    clear_route_cache: h2c,
+                    clear_route_cache: again,
                     header_mutation: Some(HeaderMutation { set_headers, ..Default::default() }),
                     ..Default::default()
                 }),

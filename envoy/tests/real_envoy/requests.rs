@@ -13,7 +13,9 @@ use tokio::{
 
 use crate::{
     actor::Actor,
-    harness::{Options, PATIENCE, Script, Stack, client, eventually, exchange, h2_client},
+    harness::{
+        Options, PATIENCE, Script, Stack, client, eventually, exchange, free_port, h2_client,
+    },
 };
 
 fn go_on(actor: &Actor) -> Script {
@@ -100,9 +102,13 @@ async fn the_router_sees_only_the_headers_it_needs() {
 async fn the_client_sees_the_actors_own_answer_and_how_it_was_woken() {
     let (stack, actor) = stack_or_skip!();
     stack.router.on("warm.demo.test", go_on(&actor));
-    let extra = vec![("wake", "restored"), ("server_timing", "park;dur=3")];
-    let woken = Script::GoOn { endpoint: actor.addr, h2c: false, extra };
-    stack.router.on("woken.demo.test", woken);
+    let extra = || vec![("wake", "restored"), ("server_timing", "park;dur=3")];
+    for (host, h2c) in [("woken.demo.test", false), ("h2c.demo.test", true)] {
+        let woken = Script::GoOn { endpoint: actor.addr, h2c, extra: extra() };
+        stack.router.on(host, woken);
+    }
+    let gone = Script::GoOn { endpoint: free_port(), h2c: false, extra: extra() };
+    stack.router.on("gone.demo.test", gone);
 
     let warm = stack.get("warm.demo.test", "/").await;
     assert_eq!(warm.header("server"), "small-actor");
@@ -110,11 +116,31 @@ async fn the_client_sees_the_actors_own_answer_and_how_it_was_woken() {
     assert!(!warm.headers.contains_key("x-reveille-reason"), "{:?}", warm.headers);
     assert_eq!(warm.headers.get_all("server-timing").iter().count(), 1);
 
-    let woken = stack.get("woken.demo.test", "/").await;
-    let wakes: Vec<_> = woken.headers.get_all("x-reveille-wake").iter().collect();
-    assert_eq!(wakes, ["restored"]);
-    let timings: Vec<_> = woken.headers.get_all("server-timing").iter().collect();
-    assert_eq!(timings, ["app;dur=1", "park;dur=3"]);
+    for host in ["woken.demo.test", "h2c.demo.test"] {
+        let woken = stack.get(host, "/").await;
+        let wakes: Vec<_> = woken.headers.get_all("x-reveille-wake").iter().collect();
+        assert_eq!(wakes, ["restored"]);
+        let timings: Vec<_> = woken.headers.get_all("server-timing").iter().collect();
+        let [actors, ours] = timings[..] else { panic!("{timings:?}") };
+        assert_eq!(actors, "app;dur=1");
+        let envoys = ours.to_str().unwrap().strip_prefix("park;dur=3, ").expect("the router's");
+        let duration = |(metric, name): (&str, &str)| {
+            let duration = metric.strip_prefix(name).and_then(|rest| rest.strip_prefix(";dur="));
+            duration.and_then(|ms| ms.parse::<f64>().ok()).unwrap_or_else(|| panic!("{envoys}"))
+        };
+        let names = ["connect", "first_byte", "total"];
+        let [connect, first_byte, total] =
+            *envoys.split(", ").zip(names).map(duration).collect::<Vec<_>>()
+        else {
+            panic!("{envoys}")
+        };
+        assert!(first_byte > 0.0 && connect + first_byte <= total, "{envoys}");
+    }
+
+    // Of an answer that never began there is nothing to be told but the wait.
+    let gone = stack.get("gone.demo.test", "/").await;
+    assert_eq!(gone.header("x-reveille-reason"), "upstream_connect_failed");
+    assert_eq!(gone.header("server-timing"), "park;dur=3");
     stack.stop().await;
 }
 
