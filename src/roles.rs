@@ -13,6 +13,7 @@ pub(crate) mod router;
 
 use std::{
     convert::Infallible,
+    num::NonZero,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -98,6 +99,11 @@ pub(crate) trait Role: Send + Sized + 'static {
     /// Paths the role opens, when it runs without privileges; nothing when it keeps them.
     fn unprivileged(&self) -> Option<Vec<PathBuf>>;
 
+    /// Threads that it runs on; one for each core where it does not say.
+    fn threads(&self) -> Option<NonZero<usize>> {
+        None
+    }
+
     /// Builds the role and runs it until it is told to stop.
     fn serve(self, stop: Stop) -> impl Future<Output = Result> + Send;
 }
@@ -124,10 +130,12 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
     if let Some(paths) = role.unprivileged() {
         privileges::give_up(&paths.iter().map(PathBuf::as_path).collect::<Vec<&Path>>())?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::because("cannot start", &error))?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = role.threads() {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime =
+        runtime.enable_all().build().map_err(|error| Error::because("cannot start", &error))?;
     runtime.block_on(async {
         // Before anything is made that a signal would leave behind.
         let signals = Signals::catch()?;
