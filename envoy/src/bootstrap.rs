@@ -8,7 +8,7 @@ use envoy_types::pb::{
     envoy::{
         config::{
             bootstrap::v3::{
-                Admin, Bootstrap, LayeredRuntime, RuntimeLayer,
+                Admin, Bootstrap, LayeredRuntime, RuntimeLayer, Watchdog, Watchdogs,
                 bootstrap::{DynamicResources, StaticResources},
                 runtime_layer,
             },
@@ -38,6 +38,8 @@ const XDS: &str = "xds";
 const CLUSTER: &str = "reveille";
 /// Envoy tries to reach a lost ADS server again after the first, growing to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A thread of Envoy that did not come round for so long is counted.
+const WATCHDOG: Duration = Duration::from_secs(4);
 
 /// What the bootstrap is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,10 @@ fn build(config: &Config) -> Bootstrap {
             ..Default::default()
         }),
         overload_manager: Some(connection_limit(config.max_connections)),
+        watchdogs: Some(Watchdogs {
+            main_thread_watchdog: Some(watchdog()),
+            worker_watchdog: Some(watchdog()),
+        }),
         layered_runtime: Some(LayeredRuntime {
             layers: vec![RuntimeLayer {
                 name: "static".into(),
@@ -113,6 +119,16 @@ fn build(config: &Config) -> Bootstrap {
                 ),
             }],
         }),
+        ..Default::default()
+    }
+}
+
+/// It only counts. At Envoy's default of 200 ms each of its threads wakes ten times a second to say that it lives: most of
+/// what a machine without traffic does.
+fn watchdog() -> Watchdog {
+    Watchdog {
+        miss_timeout: duration(WATCHDOG),
+        megamiss_timeout: duration(5 * WATCHDOG),
         ..Default::default()
     }
 }
