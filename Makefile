@@ -37,6 +37,12 @@ storm: build ## kill everything for 1,000,000 requests and prove that none was l
 	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \
 	  cargo test --release --locked --quiet --test storm -- --ignored --nocapture nor_in_a_long_one
 
+# Those of the table in its documentation.
+FIGURES := $(shell sed -n 's@^//! | `\([a-z]*\)` .*@\1@p' tests/bench/main.rs)
+ifneq ($(filter-out $(FIGURES),$(ONLY)),)
+$(error there is no figure $(filter-out $(FIGURES),$(ONLY)); ONLY may have $(FIGURES))
+endif
+
 bench: build ## measure beside plain Envoy and bare runsc; ONLY="warm crowd" for some figures, JSON=FILE for programs
 	@deploy/setup.sh wrk
 	@cargo bench --quiet --bench bench -- $(ONLY) $(if $(JSON),--json $(JSON))

@@ -80,11 +80,12 @@ async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
     };
     Ok(vec![
         beside("1,000 at once, asleep: last answer, beside a bare restore", &last)
-            .reach(Reach::AtMost(ABOVE_RESTORE_MS)),
+            .reach("crowd_last_answer_above_restore_ms", Reach::AtMost(ABOVE_RESTORE_MS)),
         beside("… half of the answers", &half),
         beside("… first answer", &first),
-        Line::alone(NAME, "… restores", "", restores).reach(Reach::AtMost(1.0)),
-        Line::alone(NAME, "… answers", "", answered).reach(Reach::AtLeast(CALLERS as f64)),
+        Line::alone(NAME, "… restores", "", restores).reach("crowd_restores", Reach::AtMost(1.0)),
+        Line::alone(NAME, "… answers", "", answered)
+            .reach("crowd_answers", Reach::AtLeast(CALLERS as f64)),
         Line::alone(NAME, "… connections Envoy opened to the actor", "", connections),
         cpu("… CPU in the actor's sandbox, with its restore", |used| used.sandboxes),
         cpu("… CPU in Envoy", |used| used.envoy),

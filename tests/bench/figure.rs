@@ -57,6 +57,8 @@ pub(crate) enum Reach {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Reached {
+    /// For programs: it stays when `what` is worded anew.
+    name: &'static str,
     #[serde(flatten)]
     reach: Reach,
     met: bool,
@@ -104,13 +106,13 @@ impl Line {
         }
     }
 
-    pub(crate) fn reach(mut self, reach: Reach) -> Self {
+    pub(crate) fn reach(mut self, name: &'static str, reach: Reach) -> Self {
         let value = self.compared.as_ref().map_or(self.reveille, |compared| compared.spread).median;
         let met = match reach {
             Reach::AtLeast(least) => value >= least,
             Reach::AtMost(most) => value <= most,
         };
-        self.reach = Some(Reached { reach, met });
+        self.reach = Some(Reached { name, reach, met });
         self
     }
 }
@@ -182,16 +184,18 @@ pub(crate) fn table(lines: &[Line]) -> Table {
 }
 
 /// For programs: to a file, or to standard output.
-pub(crate) fn write_json(lines: &[Line], to: &Path) -> Result<()> {
+pub(crate) fn write_json(lines: &[Line], failed: &[String], to: &Path) -> Result<()> {
     #[derive(Serialize)]
     struct Document<'a> {
         cores: usize,
         kernel: String,
         lines: &'a [Line],
+        /// Figures without a result, and why.
+        failed: &'a [String],
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let document = Document { cores, kernel: kernel.trim().to_owned(), lines };
+    let document = Document { cores, kernel: kernel.trim().to_owned(), lines, failed };
     let mut text = serde_json::to_string_pretty(&document)?;
     text.push('\n');
     if to == Path::new("-") {

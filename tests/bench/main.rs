@@ -11,7 +11,8 @@
 //! | `quiet` | CPU time of every part while nothing happens; applying and listing 10,000 actors | |
 //!
 //! Rounds are interleaved and compared round by round: what else the machine does hits both sides. Nothing here fails
-//! because something took long; the result says which reach was met.
+//! because something took long; the result says which reach was met. A figure that comes to no result keeps no other from
+//! its own.
 
 #![allow(clippy::expect_used)]
 
@@ -38,7 +39,7 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use harness::{
     client::Client,
@@ -89,23 +90,31 @@ async fn main() -> Result<()> {
         [] => Figure::value_variants(),
         some => some,
     };
-    let mut lines = Vec::new();
+    let (mut lines, mut failed) = (Vec::new(), Vec::new());
     for figure in figures {
-        lines.extend(match figure {
-            Figure::Wake => wake::run().await?,
-            Figure::Warm => warm::run().await?,
-            Figure::Latency => latency::run().await?,
-            Figure::Crowd => crowd::run().await?,
-            Figure::Wakes => wakes::run().await?,
-            Figure::Memory => memory::run()?,
-            Figure::Quiet => quiet::run().await?,
-        });
+        let measured = match figure {
+            Figure::Wake => wake::run().await,
+            Figure::Warm => warm::run().await,
+            Figure::Latency => latency::run().await,
+            Figure::Crowd => crowd::run().await,
+            Figure::Wakes => wakes::run().await,
+            Figure::Memory => memory::run(),
+            Figure::Quiet => quiet::run().await,
+        };
+        match measured {
+            Ok(measured) => lines.extend(measured),
+            Err(error) => failed.push(format!("{figure:?}: {error:#}")),
+        }
     }
     match &args.json {
         Some(to) if to.as_os_str() == "-" => eprintln!("{}", figure::table(&lines)),
         _ => println!("{}", figure::table(&lines)),
     }
-    args.json.map_or(Ok(()), |to| figure::write_json(&lines, &to))
+    if let Some(to) = &args.json {
+        figure::write_json(&lines, &failed, to)?;
+    }
+    ensure!(failed.is_empty(), "no result: {}", failed.join("; "));
+    Ok(())
 }
 
 /// A whole `up` with the demo's counter, and a config file with these lines.

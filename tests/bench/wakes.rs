@@ -207,7 +207,7 @@ pub(crate) async fn run() -> Result<Vec<Line>> {
     }
     Ok(vec![
         Line::alone(NAME, "through router and control plane, fake runtime", "1/s", woken)
-            .reach(Reach::AtLeast(PER_SECOND)),
+            .reach("wakes_per_second", Reach::AtLeast(PER_SECOND)),
         Line::alone(NAME, "CPU of a wake in the control plane", "µs", control_plane),
         Line::alone(NAME, "CPU of a wake in the router", "µs", router),
         Line::alone(NAME, "suspends, the same way", "1/s", suspended),

@@ -84,14 +84,14 @@ async fn measure(cluster: &Cluster, metrics: SocketAddr) -> Result<Vec<Line>> {
             &alone.rates,
             &ours.rates,
         )
-        .reach(Reach::AtLeast(OF_PLAIN)),
+        .reach("warm_rate_of_plain", Reach::AtLeast(OF_PLAIN)),
         beside("… beside an ext_proc that only echoes", "1/s", &echoed.rates, &ours.rates),
         beside("CPU of a request in Envoy, beside plain Envoy", "µs", &alone.envoy, &ours.envoy),
         beside("… beside Envoy with the echo", "µs", &echoed.envoy, &ours.envoy),
         beside("CPU of a request in the router, beside the echo", "µs", &echoed.asked, &ours.asked),
         Line::alone(NAME, "CPU of a request in the actor's sandbox", "µs", sandbox),
         Line::alone(NAME, "calls to the control plane for each request", "", calls)
-            .reach(Reach::AtMost(0.0)),
+            .reach("control_plane_calls_per_warm_request", Reach::AtMost(0.0)),
     ])
 }
 
