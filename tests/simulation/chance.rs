@@ -17,6 +17,11 @@ pub(crate) fn begin(seed: u64) {
     SERIES.set(seed);
 }
 
+/// Where this thread's series is: somewhere else if anybody has asked once more, or less.
+pub(crate) fn so_far() -> u64 {
+    SERIES.get()
+}
+
 /// As the C library's, without chance.
 ///
 /// # Safety

@@ -52,10 +52,10 @@ impl Seen {
         self.broken.push(what);
     }
 
-    /// Of everything that happened: two runs of a seed are the same run if it is.
-    pub(crate) fn fingerprint(&self) -> u64 {
+    /// Of everything that happened, and how chance has gone on: two runs of a seed are the same run if it is.
+    pub(crate) fn fingerprint(&self, chance: u64) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.trace.hash(&mut hasher);
+        (&self.trace, chance).hash(&mut hasher);
         hasher.finish()
     }
 

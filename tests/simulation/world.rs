@@ -19,7 +19,7 @@ use tokio::{
 use turmoil::Sim;
 
 use crate::{
-    agent, chance, control,
+    agent, chance, clock, control,
     envoy::{self, Envoy},
     faults::{Fault, Faults},
     mutant::Mutant,
@@ -78,6 +78,7 @@ pub(crate) struct Plan {
 /// Runs it until it is over, or a promise is broken.
 pub(crate) fn run(plan: Plan) -> Oracle {
     chance::begin(plan.seed);
+    clock::set(Duration::ZERO);
     let oracle = Oracle::default();
     let dice = Dice::new(plan.seed);
     let mut sim = turmoil::Builder::new()
@@ -103,6 +104,7 @@ pub(crate) fn run(plan: Plan) -> Oracle {
     sim.client("operator", operator(Rc::clone(&machines), oracle.clone(), dice.clone()));
     let mut faults = Faults::new(plan.faults, dice, LOAD);
     loop {
+        clock::set(sim.elapsed());
         match sim.step() {
             Ok(true) => return oracle,
             Ok(false) => faults.step(&mut sim, &machines, &oracle),
