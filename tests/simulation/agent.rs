@@ -22,7 +22,7 @@ pub(crate) async fn agent(machine: Machine, name: &'static str, dice: Dice) -> t
     machine.adopt(turmoil::lookup(machine.name).to_string());
     let incoming = net::listen(PORT).await?.boxed();
     let node = machine.name;
-    let server = Server::builder().add_service(NodeAgentServer::new(machine));
+    let server = Server::builder().add_service(NodeAgentServer::new(machine.clone()));
     let channel = net::channel(&format!("control:{PORT}"));
     let sessions = async {
         loop {
@@ -31,6 +31,7 @@ pub(crate) async fn agent(machine: Machine, name: &'static str, dice: Dice) -> t
                 instance: format!("{name}-{}", dice.between(0, u64::MAX - 1)),
                 address: format!("{name}:{PORT}"),
                 workers: WORKERS,
+                stay: machine.stay().0,
                 runtimes: vec![Runtime { name: "gvisor".into(), version: "1".into() }],
                 ..Default::default()
             };

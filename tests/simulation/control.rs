@@ -30,8 +30,14 @@ pub(crate) async fn control_plane(disk: Arc<MemoryStore>, dice: Dice) -> turmoil
         Ok(Arc::new(Stammering { inner, dice: dice.clone() }) as Arc<dyn Agent>)
     });
     let incoming = net::listen(PORT).await?.boxed();
-    reveille_controlplane::simulate(store, Timings::default(), dial, incoming).await?;
+    reveille_controlplane::simulate(store, timings(), dial, incoming).await?;
     Ok(())
+}
+
+/// Silence is missed sooner than by default, so that some of it lasts longer than anybody waits.
+fn timings() -> Timings {
+    let secs = Duration::from_secs;
+    Timings { node_grace: secs(10), router_grace: secs(12), ..Timings::default() }
 }
 
 pub(crate) async fn router(name: &'static str, ladder: Ladder) -> turmoil::Result {

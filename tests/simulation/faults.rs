@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     CutOneWay,
     /// They wait.
     Hold,
+    /// A router is stopped: whatever it says and is told waits, until it comes back with what it knew.
+    Stop,
     /// A process ends and starts again with what is on its disk: router, control plane, agent.
     Crash,
     /// A whole machine, with what ran on it.
@@ -27,11 +29,13 @@ pub(crate) enum Fault {
 
 impl Fault {
     pub(crate) const ALL: &[Self] =
-        &[Self::Cut, Self::CutOneWay, Self::Hold, Self::Crash, Self::PowerCut];
+        &[Self::Cut, Self::CutOneWay, Self::Hold, Self::Stop, Self::Crash, Self::PowerCut];
 }
 
-/// How long one lasts, in milliseconds: shorter than a node's grace.
+/// How long one lasts, in milliseconds.
 const LASTS: (u64, u64) = (50, 8_000);
+/// This share of them lasts so long instead: longer than the grace of nodes and routers.
+const LONG: (f64, (u64, u64)) = (0.15, (10_000, 20_000));
 /// From one to the next.
 const PAUSE: (u64, u64) = (200, 4_000);
 const PROCESSES: [&str; 5] = ["control", ROUTERS[0], ROUTERS[1], AGENTS[0], AGENTS[1]];
@@ -95,7 +99,8 @@ impl Faults {
             return;
         }
         self.next = now + Duration::from_millis(self.dice.between(PAUSE.0, PAUSE.1));
-        let until = now + Duration::from_millis(self.dice.between(LASTS.0, LASTS.1));
+        let (least, most) = if self.dice.chance(LONG.0) { LONG.1 } else { LASTS };
+        let until = now + Duration::from_millis(self.dice.between(least, most));
         let kind = *self.dice.one(self.kinds);
         let &(a, b) = self.dice.one(&LINKS);
         let (a, b) = if self.dice.chance(0.5) { (a, b) } else { (b, a) };
@@ -117,6 +122,13 @@ impl Faults {
                 note(oracle, now, format!("hold {a} {b}"));
                 sim.hold(a, b);
                 later(Repair::Release(a, b));
+            }
+            Fault::Stop => {
+                note(oracle, now, format!("stop {}", ROUTERS[i]));
+                for (a, b) in LINKS.into_iter().filter(|(a, b)| [*a, *b].contains(&ROUTERS[i])) {
+                    sim.hold(a, b);
+                    later(Repair::Release(a, b));
+                }
             }
             Fault::Crash if sim.is_host_running(process) => {
                 note(oracle, now, format!("crash {process}"));

@@ -7,7 +7,7 @@
 //!
 //! | real | fake |
 //! | --- | --- |
-//! | `reveille-router` with its ext_proc server, `reveille-controlplane`, tonic and HTTP/2 under both | Envoy: `envoy.rs`; node: `node.rs`, `agent.rs`; the network and the clock: turmoil |
+//! | `reveille-router` with its ext_proc server, `reveille-controlplane`, tonic and HTTP/2 under both | Envoy: `envoy.rs`; node: `node.rs`, `agent.rs`, but for its fence of stays; the network and the clock: turmoil |
 //! | | the store: in memory, outlives the control plane, takes its time (`control.rs`) |
 //!
 //! What goes wrong is in `faults.rs`, what must hold in `oracle.rs`. A call to a node is sometimes made twice, the second time
@@ -34,6 +34,8 @@ mod mutant;
 mod net;
 mod node;
 mod oracle;
+#[path = "../../node/src/stay.rs"]
+mod stay;
 mod world;
 
 use std::{
@@ -70,9 +72,10 @@ fn a_seed() {
     let oracle = run(plan);
     let seen = oracle.seen();
     println!(
-        "seed {seed}: {} wakes, {} suspends, {:?}, fingerprint {:016x}",
+        "seed {seed}: {} wakes, {} suspends, {} late calls, {:?}, fingerprint {:016x}",
         seen.wakes,
         seen.suspends,
+        seen.late,
         seen.ends,
         seen.fingerprint(chance::so_far())
     );

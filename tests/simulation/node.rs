@@ -9,7 +9,8 @@
 //! ```
 //!
 //! An actor is a list of the requests it has done. Fences and snapshots are on its disk: a machine that goes down keeps them
-//! and loses what ran. Each step takes a while, so that messages can come in between.
+//! and loses what ran. Each step takes a while, so that messages can come in between. Which stay a call may belong to is decided
+//! by the real node's code.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use std::{
 
 use futures::Stream;
 use reveille_api::{
+    Stay,
     proto::{self, node_agent_server::NodeAgent},
     task,
 };
@@ -29,6 +31,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     mutant::Mutant,
     oracle::{Id, Oracle},
+    stay::{Newest, Over},
     world::Dice,
 };
 
@@ -58,6 +61,8 @@ struct State {
     endpoints: u16,
     /// Where requests find it, which the network decides.
     ip: String,
+    /// Of this agent: the next one has heard of none.
+    newest: Newest,
 }
 
 #[derive(Clone)]
@@ -80,6 +85,8 @@ struct Activation {
     port: u16,
     done: Vec<Id>,
     phase: Phase,
+    /// The last suspend that ended with it running on: when repeated, it is answered so again.
+    resumed: Option<String>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -87,6 +94,12 @@ enum Phase {
     Making,
     Serving,
     Saving { snapshot: String, cancelled: bool },
+}
+
+impl Phase {
+    fn saves(&self, to: &str) -> bool {
+        matches!(self, Self::Saving { snapshot, .. } if snapshot == to)
+    }
 }
 
 /// What became of a request at an endpoint.
@@ -125,6 +138,7 @@ impl Machine {
     pub(crate) fn adopt(&self, ip: String) {
         let mut state = self.state();
         state.ip = ip;
+        state.newest = Newest::default();
         for (key, actor) in &mut state.actors {
             match actor.now.as_mut().map(|now| (now.epoch, &mut now.phase)) {
                 Some((epoch, Phase::Making)) => {
@@ -184,11 +198,40 @@ impl Machine {
         self.state().actors.get(key)?.now.as_ref().map(|now| now.done.clone())
     }
 
-    fn fence(&self, actor: &Actor, epoch: u64) -> Result<(), Status> {
-        if epoch < actor.highest && !self.is(Mutant::NodeIgnoresEpochs) {
+    /// The newest that calls of this agent have quoted.
+    pub(crate) fn stay(&self) -> Stay {
+        self.state().newest.get()
+    }
+
+    /// A call comes: the stay that it quotes, unless that is over.
+    fn hear<T>(&self, request: &Request<T>) -> Result<Stay, Status> {
+        let stay = Stay::quoted(request.metadata())?;
+        self.state().newest.hear(stay).map_err(|over| self.refuse(&over))?;
+        Ok(stay)
+    }
+
+    /// It has its turn. One that has joined what was begun is of no stay any more.
+    fn admit(
+        &self,
+        state: &State,
+        key: &str,
+        stay: Option<Stay>,
+        epoch: u64,
+    ) -> Result<(), Status> {
+        let begun = stay.map(|stay| state.newest.begin(stay)).transpose();
+        begun.map(drop).map_err(|over| self.refuse(&over))?;
+        let highest = state.actors.get(key).map_or(0, |actor| actor.highest);
+        if epoch < highest && !self.is(Mutant::NodeIgnoresEpochs) {
             return Err(Status::failed_precondition("the epoch is over"));
         }
         Ok(())
+    }
+
+    fn refuse(&self, over: &Over) -> Status {
+        let mut seen = self.oracle.seen();
+        seen.late += 1;
+        seen.say(format!("{}: {over}", self.name));
+        Status::aborted(over.to_string())
     }
 
     fn end(&self, key: &str, actor: &mut Actor, epoch: u64, why: &str) {
@@ -201,19 +244,23 @@ impl Machine {
         }
     }
 
-    async fn activate(&self, request: proto::ActivateRequest) -> Result<String, Status> {
-        let (key, epoch) = (name(&request.actor)?, request.epoch);
+    async fn activate(
+        &self,
+        stay: Stay,
+        request: proto::ActivateRequest,
+    ) -> Result<String, Status> {
+        let (key, epoch, mut stay) = (name(&request.actor)?, request.epoch, Some(stay));
         loop {
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
+                self.admit(state, &key, stay, epoch)?;
                 let actor = state.actors.entry(key.clone()).or_default();
-                self.fence(actor, epoch)?;
                 match actor.now.as_ref().map(|now| (now.epoch, &now.phase, now.port)) {
                     Some((here, Phase::Serving, port)) if here == epoch => {
                         return Ok(format!("{}:{port}", state.ip));
                     }
-                    Some((here, Phase::Making, _)) if here == epoch => {}
+                    Some((here, Phase::Making, _)) if here == epoch => stay = None,
                     Some((_, Phase::Saving { .. }, _)) => {}
                     Some(_) => self.end(&key, actor, epoch - 1, "a later one is to be made"),
                     None if actor.highest == epoch
@@ -240,7 +287,9 @@ impl Machine {
                             port: PORTS + state.endpoints,
                             done: done.unwrap_or_default(),
                             phase: Phase::Making,
+                            resumed: None,
                         });
+                        stay = None;
                         let (machine, key) = (self.clone(), key.clone());
                         task::detach("make", async move { machine.make(&key, epoch).await });
                     }
@@ -261,23 +310,30 @@ impl Machine {
         }
     }
 
-    async fn suspend(&self, request: proto::SuspendRequest) -> Result<proto::SuspendReply, Status> {
+    async fn suspend(
+        &self,
+        stay: Stay,
+        request: proto::SuspendRequest,
+    ) -> Result<proto::SuspendReply, Status> {
         use proto::suspend_reply::Outcome;
         let (key, epoch, snapshot) = (name(&request.actor)?, request.epoch, request.snapshot);
-        let mut begun = false;
+        let mut stay = Some(stay);
         loop {
             {
                 let mut guard = self.state();
                 let state = &mut *guard;
+                self.admit(state, &key, stay, epoch)?;
                 let actor = state.actors.entry(key.clone()).or_default();
-                self.fence(actor, epoch)?;
                 match actor.now.as_mut().filter(|now| now.epoch == epoch) {
-                    Some(now) if now.phase == Phase::Serving && begun => {
+                    Some(now)
+                        if now.phase == Phase::Serving
+                            && now.resumed.as_ref() == Some(&snapshot) =>
+                    {
                         let outcome = Some(Outcome::Resumed(proto::Resumed {}));
                         return Ok(proto::SuspendReply { outcome });
                     }
                     Some(now) if now.phase == Phase::Serving => {
-                        begun = true;
+                        stay = None;
                         let snapshot = snapshot.clone();
                         now.phase = Phase::Saving { snapshot: snapshot.clone(), cancelled: false };
                         self.oracle.seen().closed(&key, self.name, epoch, "it is saved");
@@ -287,7 +343,8 @@ impl Machine {
                             async move { machine.save(&key, epoch, snapshot).await },
                         );
                     }
-                    Some(_) => begun = true,
+                    Some(now) if now.phase.saves(&snapshot) => stay = None,
+                    Some(_) => {}
                     None => {
                         let at = (key.clone(), snapshot.clone());
                         let saved = state.snapshots.get(&at).filter(|saved| saved.epoch == epoch);
@@ -309,7 +366,7 @@ impl Machine {
         let Some(now) = actor.now.as_mut().filter(|now| now.epoch == epoch) else { return };
         let Phase::Saving { cancelled, .. } = now.phase else { return };
         if cancelled {
-            now.phase = Phase::Serving;
+            (now.phase, now.resumed) = (Phase::Serving, Some(snapshot));
             return self.oracle.seen().serves(key, self.name, epoch);
         }
         self.oracle.seen().committed(key, self.name, epoch, &now.done);
@@ -323,18 +380,20 @@ impl Machine {
         actor.ended = true;
     }
 
-    async fn resume(&self, request: proto::ActivationRef) -> Result<bool, Status> {
-        let (key, epoch) = (name(&request.actor)?, request.epoch);
+    async fn resume(&self, stay: Stay, request: proto::ActivationRef) -> Result<bool, Status> {
+        let (key, epoch, mut stay) = (name(&request.actor)?, request.epoch, Some(stay));
         loop {
             {
                 let mut state = self.state();
+                self.admit(&state, &key, stay, epoch)?;
                 let actor = state.actors.entry(key.clone()).or_default();
-                self.fence(actor, epoch)?;
                 match actor.now.as_mut() {
                     None => return Ok(false),
                     Some(now) => match &mut now.phase {
                         Phase::Serving => return Ok(now.epoch == epoch),
-                        Phase::Saving { cancelled, .. } if now.epoch == epoch => *cancelled = true,
+                        Phase::Saving { cancelled, .. } if now.epoch == epoch => {
+                            (*cancelled, stay) = (true, None);
+                        }
                         _ => {}
                     },
                 }
@@ -343,12 +402,12 @@ impl Machine {
         }
     }
 
-    async fn destroy(&self, request: proto::ActivationRef) -> Result<(), Status> {
+    async fn destroy(&self, stay: Stay, request: proto::ActivationRef) -> Result<(), Status> {
         let (key, epoch) = (name(&request.actor)?, request.epoch);
         self.a_while(5, 50).await;
         let mut state = self.state();
+        self.admit(&state, &key, Some(stay), epoch)?;
         let actor = state.actors.entry(key.clone()).or_default();
-        self.fence(actor, epoch)?;
         self.end(&key, actor, epoch, "it is destroyed");
         Ok(())
     }
@@ -389,9 +448,11 @@ impl Machine {
         }
     }
 
-    fn delete(&self, request: &proto::DeleteSnapshotsRequest) -> Result<(), Status> {
+    fn delete(&self, stay: Stay, request: &proto::DeleteSnapshotsRequest) -> Result<(), Status> {
         let key = name(&request.actor)?;
-        self.state().snapshots.retain(|(of, id), _| *of != key || request.keep.contains(id));
+        let mut state = self.state();
+        self.admit(&state, &key, Some(stay), request.epoch)?;
+        state.snapshots.retain(|(of, id), _| *of != key || request.keep.contains(id));
         Ok(())
     }
 }
@@ -425,32 +486,32 @@ impl NodeAgent for Machine {
         &self,
         request: Request<proto::ActivateRequest>,
     ) -> Reply<proto::ActivateReply> {
-        let machine = self.clone();
+        let (machine, stay) = (self.clone(), self.hear(&request)?);
         owned(async move {
-            let endpoint = Machine::activate(&machine, request.into_inner()).await?;
+            let endpoint = Machine::activate(&machine, stay, request.into_inner()).await?;
             Ok(proto::ActivateReply { endpoint, ..Default::default() })
         })
         .await
     }
 
     async fn suspend(&self, request: Request<proto::SuspendRequest>) -> Reply<proto::SuspendReply> {
-        let machine = self.clone();
-        owned(async move { Machine::suspend(&machine, request.into_inner()).await }).await
+        let (machine, stay) = (self.clone(), self.hear(&request)?);
+        owned(async move { Machine::suspend(&machine, stay, request.into_inner()).await }).await
     }
 
     async fn resume(&self, request: Request<proto::ActivationRef>) -> Reply<proto::ResumeReply> {
-        let machine = self.clone();
+        let (machine, stay) = (self.clone(), self.hear(&request)?);
         owned(async move {
-            let resumed = Machine::resume(&machine, request.into_inner()).await?;
+            let resumed = Machine::resume(&machine, stay, request.into_inner()).await?;
             Ok(proto::ResumeReply { resumed })
         })
         .await
     }
 
     async fn destroy(&self, request: Request<proto::ActivationRef>) -> Reply<proto::DestroyReply> {
-        let machine = self.clone();
+        let (machine, stay) = (self.clone(), self.hear(&request)?);
         owned(async move {
-            Machine::destroy(&machine, request.into_inner()).await?;
+            Machine::destroy(&machine, stay, request.into_inner()).await?;
             Ok(proto::DestroyReply {})
         })
         .await
@@ -458,8 +519,9 @@ impl NodeAgent for Machine {
 
     async fn get_inventory(
         &self,
-        _: Request<proto::GetInventoryRequest>,
+        request: Request<proto::GetInventoryRequest>,
     ) -> Reply<proto::Inventory> {
+        self.hear(&request)?;
         Ok(Response::new(self.inventory()))
     }
 
@@ -471,7 +533,7 @@ impl NodeAgent for Machine {
         &self,
         request: Request<proto::DeleteSnapshotsRequest>,
     ) -> Reply<proto::DeleteSnapshotsReply> {
-        self.delete(request.get_ref())?;
+        self.delete(self.hear(&request)?, request.get_ref())?;
         Ok(Response::new(proto::DeleteSnapshotsReply {}))
     }
 }

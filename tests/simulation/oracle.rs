@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) ends: BTreeMap<String, usize>,
     pub(crate) wakes: usize,
     pub(crate) suspends: usize,
+    /// Calls of an earlier stay, which a node refused.
+    pub(crate) late: usize,
 }
 
 impl Oracle {
