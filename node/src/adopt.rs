@@ -19,6 +19,7 @@ use crate::{
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
+    slots::Held,
 };
 
 /// How long an adopted activation has to accept a connection.
@@ -49,6 +50,10 @@ impl Candidate {
 
     pub(crate) fn sandbox(&self) -> &str {
         &self.record.sandbox
+    }
+
+    pub(crate) fn held(&self) -> Held {
+        self.record.held()
     }
 
     pub(crate) fn actor(&self) -> &ActorKey {

@@ -104,7 +104,9 @@ impl Config {
         // Of the dead ones too: there may be clients to be told.
         let held: Vec<_> =
             known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();
-        let slots = Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held).await?;
+        let living: Vec<_> = candidates.iter().map(Candidate::held).collect();
+        let slots =
+            Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held, &living).await?;
         let (exited, exits) = mpsc::channel(EXITS);
         let core = Arc::new(Core {
             node: self.node.clone(),

@@ -136,7 +136,7 @@ async fn network(config: &Config) -> Check {
         let layout = Layout::new(dir.path(), dir.path());
         layout.create().map_err(|error| error.to_string())?;
         let nft = find_program(&config.nft).ok_or("nft was not found")?;
-        let opened = slots::Slots::open(&layout, config.worker_cidr, 1, &nft, &[]).await;
+        let opened = slots::Slots::open(&layout, config.worker_cidr, 1, &nft, &[], &[]).await;
         let outcome = match opened {
             Ok(slots) => slots.destroy(&layout).await.map_err(|error| error.to_string()),
             Err(error) => Err(crate::actor::chain(&error)),

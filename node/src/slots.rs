@@ -15,6 +15,9 @@
 //!
 //! A [`Lease`] is the right to a slot. It is given back only by [`Lease::recycle`]: one that is merely dropped (the
 //! agent ends) leaves the network as it is, for the next agent to adopt.
+//!
+//! A sandbox that lives keeps its slot and its addresses, also when the next agent is told fewer workers or another
+//! range. A slot beyond the workers is leased to nobody else and goes when its activation has ended.
 
 mod cidr;
 mod connections;
@@ -25,6 +28,7 @@ mod netns;
 mod ports;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddrV4},
     path::PathBuf,
@@ -103,7 +107,7 @@ pub enum Error {
 /// All slots of a node.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    slots: Vec<Arc<Slot>>,
+    slots: BTreeMap<u32, Arc<Slot>>,
     recycling: TaskTracker,
 }
 
@@ -113,6 +117,8 @@ struct Slot {
     index: u32,
     subnet: Subnet,
     outer: Netns,
+    /// Beyond the workers: what is to be removed when its activation has ended.
+    spare: Option<Names>,
     firewall: Firewall,
     ledger: Arc<Ledger>,
     wiring: Arc<tokio::sync::Mutex<Wiring>>,
@@ -164,27 +170,35 @@ pub(crate) enum Refused {
 }
 
 impl Slots {
-    /// Makes the slots. Those in `held` stay as they are if they are still whole; everything else that bears our
-    /// prefix is removed first.
+    /// Makes the slots. Those in `held` stay as they are if they are still whole, those in `living` also where they are;
+    /// everything else that bears our prefix is removed first.
     pub(crate) async fn open(
         layout: &Layout,
         cidr: Cidr,
         workers: u32,
         nft: &std::path::Path,
         held: &[Held],
+        living: &[Held],
     ) -> Result<Self, Error> {
         let ledger = Ledger::open(&layout.slots).map_err(Error::Host)?;
         let names = |index: u32| Names {
             host_link: format!("{}h{index}", layout.prefix),
             pin: layout.netns.join(format!("{}-{index}", layout.prefix)),
         };
-        let subnets = choose_subnets(&layout.prefix, cidr, workers, &ledger).await?;
-        let keep: Vec<_> = held
+        let whole = |held: &&Held| is_netns(&names(held.index).pin);
+        let had = |held: &Held| {
+            let subnet = ledger.subnet(held.index)?;
+            (subnet.worker() == *held.endpoint.ip()).then_some((held.index, subnet))
+        };
+        let living: BTreeMap<_, _> = living.iter().filter(whole).filter_map(had).collect();
+        let subnets = choose_subnets(&layout.prefix, cidr, workers, &living, &ledger).await?;
+        tell_of_changes(&living, cidr, workers);
+        let keep: BTreeSet<_> = held
             .iter()
             .filter(|held| {
-                subnets.get(held.index as usize).is_some_and(|s| s.worker() == *held.endpoint.ip())
+                subnets.get(&held.index).is_some_and(|s| s.worker() == *held.endpoint.ip())
             })
-            .filter(|held| is_netns(&names(held.index).pin))
+            .filter(whole)
             .map(|held| held.index)
             .collect();
         remove_orphans(layout, keep.iter().map(|index| names(*index)).collect())
@@ -192,17 +206,17 @@ impl Slots {
             .map_err(Error::Host)?;
         let ledger = Arc::new(ledger);
         let firewall = Firewall::new(nft);
-        let made = subnets.into_iter().enumerate().map(|(index, subnet)| {
-            let index = index as u32;
-            let slot =
-                Slot::open(index, names(index), subnet, keep.contains(&index), &firewall, &ledger);
-            async move { slot.await.map(Arc::new) }
+        let made = subnets.into_iter().map(|(index, subnet)| {
+            let (names, keep) = (names(index), keep.contains(&index));
+            let spare = (index >= workers).then(|| names.clone());
+            let slot = Slot::open(index, names, subnet, keep, &firewall, &ledger);
+            async move { slot.await.map(|slot| (index, Arc::new(Slot { spare, ..slot }))) }
         });
-        let slots = futures::future::try_join_all(made).await?;
+        let slots = futures::future::try_join_all(made).await?.into_iter().collect();
         let slots = Self { slots, recycling: TaskTracker::new() };
-        for slot in slots.slots.iter().filter(|slot| !keep.contains(&slot.index)) {
+        for slot in slots.slots.values().filter(|slot| !keep.contains(&slot.index)) {
             let wiring = slot.wiring.clone().lock_owned().await;
-            slots.recycling.spawn(slot.clone().make_ready(wiring));
+            slots.recycling.spawn(slot.clone().give_back(wiring));
         }
         Ok(slots)
     }
@@ -214,7 +228,8 @@ impl Slots {
         actor: &ActorKey,
         epoch: Epoch,
     ) -> Result<Lease, Refused> {
-        let slot = self.slots.get(index as usize).ok_or(Refused::Unknown(index))?;
+        let slot = self.slots.get(&index).filter(|slot| slot.spare.is_none());
+        let slot = slot.ok_or(Refused::Unknown(index))?;
         {
             let mut occupant = slot.occupant();
             if let Some((actor, epoch)) = &*occupant {
@@ -231,7 +246,7 @@ impl Slots {
 
     /// Takes over the slot of an activation of an earlier agent; `None` when it is not whole any more.
     pub(crate) async fn adopt(&self, held: &Held, actor: &ActorKey, epoch: Epoch) -> Option<Lease> {
-        let slot = self.slots.get(held.index as usize)?;
+        let slot = self.slots.get(&held.index)?;
         if slot.subnet.worker() != *held.endpoint.ip() {
             return None;
         }
@@ -248,17 +263,17 @@ impl Slots {
 
     /// Makes those ready that were kept for an adoption which then did not happen. Clients of what was there are told.
     pub(crate) fn ready_the_rest(&self) {
-        for slot in &self.slots {
+        for slot in self.slots.values() {
             let Ok(wiring) = slot.wiring.clone().try_lock_owned() else { continue };
             if wiring.link.is_none() {
-                self.recycling.spawn(slot.clone().make_ready(wiring));
+                self.recycling.spawn(slot.clone().give_back(wiring));
             }
         }
     }
 
     /// Slots with an activation.
     pub(crate) fn used(&self) -> u32 {
-        self.slots.iter().filter(|slot| slot.occupant().is_some()).count() as u32
+        self.slots.values().filter(|slot| slot.occupant().is_some()).count() as u32
     }
 
     /// Waits for slots that are being made ready.
@@ -271,6 +286,22 @@ impl Slots {
     pub(crate) async fn destroy(&self, layout: &Layout) -> io::Result<()> {
         self.settle().await;
         remove_orphans(layout, Vec::new()).await
+    }
+}
+
+/// What the operator asked for and does not get yet.
+fn tell_of_changes(living: &BTreeMap<u32, Subnet>, cidr: Cidr, workers: u32) {
+    let beyond = living.keys().filter(|index| **index >= workers).count();
+    if beyond > 0 {
+        tracing::info!(
+            beyond,
+            workers,
+            "actors run on more workers than there are to be: those are kept until they end"
+        );
+    }
+    let outside = living.values().filter(|subnet| !cidr.contains(**subnet)).count();
+    if outside > 0 {
+        tracing::info!(outside, %cidr, "actors run outside of --worker-cidr: their workers move there at the first start at which they have ended");
     }
 }
 
@@ -298,11 +329,51 @@ impl Slot {
         let (firewall, ledger) = (firewall.clone(), ledger.clone());
         let (wiring, occupant) = (Arc::default(), Mutex::default());
         let usual_port = AtomicU16::new(USUAL_PORT);
-        Ok(Self { index, subnet, outer, firewall, ledger, wiring, occupant, usual_port })
+        Ok(Self {
+            index,
+            subnet,
+            outer,
+            spare: None,
+            firewall,
+            ledger,
+            wiring,
+            occupant,
+            usual_port,
+        })
     }
 
     fn occupant(&self) -> std::sync::MutexGuard<'_, Option<(ActorKey, Epoch)>> {
         self.occupant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its activation has ended, or there was none.
+    async fn give_back(self: Arc<Self>, wiring: OwnedMutexGuard<Wiring>) {
+        match &self.spare {
+            None => self.make_ready(wiring).await,
+            Some(names) => {
+                if let Err(error) = self.remove(names).await {
+                    tracing::warn!(worker = self.index, %error, "a worker that is not needed any more was not removed; the next start will do it");
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, names: &Names) -> io::Result<()> {
+        self.hang_up().await?;
+        netns::unpin(&names.pin)?;
+        let link = names.host_link.clone();
+        links::inside(None, move |links| async move { links.delete(&link).await }).await
+    }
+
+    /// Refuses connections, and tells those who have one.
+    async fn hang_up(&self) -> io::Result<()> {
+        self.firewall.close_all(&self.outer).await?;
+        let worker = self.subnet.worker();
+        let reset = self.outer.enter(move || connections::reset_clients(worker)).await;
+        if let Err(error) = reset.flatten() {
+            tracing::debug!(%error, "clients of a sandbox that is gone were not told");
+        }
+        Ok(())
     }
 
     /// Gives the slot a fresh inside, trying until it succeeds: a slot without one is of no use to anybody.
@@ -317,12 +388,7 @@ impl Slot {
 
     async fn renew(&self, wiring: &mut Wiring) -> io::Result<()> {
         (wiring.inner, wiring.prepared) = (None, None);
-        self.firewall.close_all(&self.outer).await?;
-        let worker = self.subnet.worker();
-        let reset = self.outer.enter(move || connections::reset_clients(worker)).await;
-        if let Err(error) = reset.flatten() {
-            tracing::debug!(%error, "clients of a sandbox that is gone were not told");
-        }
+        self.hang_up().await?;
         let old = wiring.link.take();
         wiring.generation += 1;
         let link = format!("in{}", wiring.generation);
@@ -434,7 +500,7 @@ impl Lease {
     /// Gives the slot back. It gets a fresh inside before anybody has it again; that goes on in the background.
     pub(crate) fn recycle(self) {
         *self.slot.occupant() = None;
-        self.recycling.spawn(self.slot.make_ready(self.wiring));
+        self.recycling.spawn(self.slot.give_back(self.wiring));
     }
 }
 

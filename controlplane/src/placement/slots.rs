@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use reveille_api::{ActorKey, Epoch};
 
-use super::{DEFAULT_POOL, Inner, Request, Status};
+use super::{DEFAULT_POOL, Inner, Occupant, Request, Status};
 use crate::lifecycle::Place;
 
 /// The slots of one node.
@@ -146,6 +146,17 @@ impl Inner {
                 let (place, pool) = (place.clone(), pool.clone());
                 views.push(WorkerView { place, pool, ready: slots.ready, occupant });
             }
+            // Kept by a node that has fewer workers now, until their actors leave them.
+            let known = |o: &&Occupant| self.slots_of(node).iter().any(|s| s.place == o.place);
+            let there = self.occupants.values().filter(|o| o.place.node == *node);
+            let mut beyond: Vec<_> = there.filter(|o| !known(o)).collect();
+            beyond.sort_by(|a, b| a.place.worker.cmp(&b.place.worker));
+            views.extend(beyond.into_iter().map(|o| WorkerView {
+                place: o.place.clone(),
+                pool: None,
+                ready: slots.ready,
+                occupant: Some((o.actor.clone(), o.epoch, o.status)),
+            }));
         }
         views
     }

@@ -1,6 +1,9 @@
 //! The host's side of the slots: whose addresses, which links, and what is left over.
 
-use std::{collections::HashSet, io};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
 
 use super::{
     Error, Names, UPLINK,
@@ -30,13 +33,15 @@ pub(super) async fn connect(host_link: &str, outer: &Netns, subnet: Subnet) -> i
     .await
 }
 
-/// Settles the network of every worker: the one it had, if it still can have it, else the first that is free.
+/// Settles the network of every worker: the one it had, if it still can have it, else the first that is free. Those of
+/// the living stay what they are, also those beyond the workers.
 pub(super) async fn choose_subnets(
     prefix: &str,
     cidr: Cidr,
     workers: u32,
+    living: &BTreeMap<u32, Subnet>,
     ledger: &Ledger,
-) -> Result<Vec<Subnet>, Error> {
+) -> Result<BTreeMap<u32, Subnet>, Error> {
     let ours = prefix.to_owned();
     let foreign = links::inside(None, move |links| async move {
         let names = links.names().await?;
@@ -53,9 +58,12 @@ pub(super) async fn choose_subnets(
     let free =
         |subnet: Subnet| !foreign.iter().any(|(addr, bits, _)| subnet.overlaps(*addr, *bits));
     let mut chosen: Vec<_> = (0..workers)
-        .map(|index| ledger.subnet(index).filter(|subnet| cidr.contains(*subnet) && free(*subnet)))
+        .map(|index| {
+            let had = ledger.subnet(index).filter(|s| cidr.contains(*s) && free(*s));
+            living.get(&index).copied().or(had)
+        })
         .collect();
-    let taken: HashSet<_> = chosen.iter().flatten().copied().collect();
+    let taken: HashSet<_> = chosen.iter().flatten().chain(living.values()).copied().collect();
     let mut fresh = cidr.subnets().filter(|subnet| !taken.contains(subnet) && free(*subnet));
     for place in chosen.iter_mut().filter(|place| place.is_none()) {
         *place = fresh.next();
@@ -70,8 +78,10 @@ pub(super) async fn choose_subnets(
             None => Error::Exhausted { cidr, room: settled.len(), workers },
         });
     }
-    for (index, subnet) in settled.iter().enumerate() {
-        ledger.assign(index as u32, *subnet);
+    let mut settled: BTreeMap<_, _> = (0..workers).zip(settled).collect();
+    settled.extend(living);
+    for (index, subnet) in &settled {
+        ledger.assign(*index, *subnet);
     }
     Ok(settled)
 }

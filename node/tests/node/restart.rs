@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use crate::support::{Place, ask, count, get, is_reset};
+use reveille_node::Config;
+
+use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn actors_answer_without_an_agent_and_the_next_one_adopts_them() {
@@ -120,4 +122,33 @@ async fn two_agents_do_not_share_a_data_directory() {
     let Err(error) = config.build().await else { panic!("two agents") };
     assert!(error.to_string().contains("in use by another node agent"), "{error}");
     node.destroy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_keeps_its_worker_when_the_next_agent_has_fewer_or_another_range() {
+    let Some(place) = Place::new() else { return };
+    let node = place.start(2).await;
+    let wake = Wake { worker: 1, ..place.wake(1) };
+    let wake = node.activate(&wake).await.unwrap();
+    count(&wake.endpoint).await;
+    node.crash().await;
+
+    let config = || Config { worker_cidr: "10.95.0.0/24".parse().unwrap(), ..place.config(1) };
+    let node = Node::start(config()).await;
+    assert_eq!(node.running, ["demo/counter"]);
+    assert_eq!(count(&wake.endpoint).await.count, 2);
+    // It is not a worker for anybody else, and goes with its actor.
+    node.suspend(1, "s1").await.unwrap();
+    let beyond = Wake { worker: 1, ..place.wake(2).from("s1") };
+    assert!(node.activate(&beyond).await.is_err());
+    eventually("the worker is gone", async || {
+        let links: Vec<_> = place.traces().into_iter().filter(|t| t.starts_with("link")).collect();
+        if links.len() == 1 { Ok(()) } else { Err(format!("{links:?}")) }
+    })
+    .await;
+    let wake = node.activate(&place.wake(2).from("s1")).await.unwrap();
+    assert!(wake.endpoint.starts_with("10.95.0."), "{}", wake.endpoint);
+    assert_eq!(count(&wake.endpoint).await.count, 3);
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
 }
