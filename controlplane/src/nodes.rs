@@ -31,6 +31,9 @@ pub mod call;
 mod doubt;
 pub mod reconcile;
 
+#[cfg(test)]
+mod tests;
+
 pub use agent::{Agent, Dial, GrpcAgent};
 
 /// Every node that was heard of, or that a record names.
@@ -57,6 +60,25 @@ enum Link {
     Away { since: Moment },
     Joining { stay: Stay },
     Ready { stay: Stay, agent: Arc<dyn Agent> },
+}
+
+/// Why an agent may not register.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It cannot be called there.
+    #[error("{0}")]
+    Address(String),
+    /// It is not the one that runs the node's actors.
+    #[error(
+        "the node name {node} is in use by the agent at {address}, which has another data directory: give this one \
+         another --name, or end that one"
+    )]
+    InUse {
+        /// The name.
+        node: String,
+        /// Where the other one is.
+        address: String,
+    },
 }
 
 /// One stay of a node.
@@ -102,13 +124,16 @@ impl Nodes {
     }
 
     /// A node registers. It is ready only after [`Nodes::ready`].
-    pub fn join(&self, register: proto::Register) -> Result<Session, String> {
+    pub fn join(&self, register: proto::Register) -> Result<Session, Refused> {
         let node = register.node.clone();
         let mut inner = self.inner();
+        if let Some(known) = inner.get(&node).filter(|known| known.is_kept_from(&register)) {
+            return Err(Refused::InUse { node, address: known.register.address.clone() });
+        }
         // Above those of an earlier control plane, which the agent remembers, and of an earlier agent.
         let last = inner.get(&node).map_or(0, |node| node.stay.0);
         let stay = Stay(last.max(register.stay).saturating_add(1));
-        let agent = (self.dial)(&node, &register.address, stay)?;
+        let agent = (self.dial)(&node, &register.address, stay).map_err(Refused::Address)?;
         let entry = Node {
             link: Link::Joining { stay },
             stay,
@@ -137,12 +162,16 @@ impl Nodes {
         now_ready
     }
 
-    /// It said that it is there.
-    pub fn heartbeat(&self, session: &Session, heartbeat: proto::Heartbeat) {
-        if let Some(node) = self.inner().get_mut(&session.node) {
-            node.heartbeat = heartbeat;
-            node.last_seen_unix_ms = unix_ms();
-        }
+    /// It said that it is there. False when this stay is over already.
+    pub fn heartbeat(&self, session: &Session, heartbeat: proto::Heartbeat) -> bool {
+        let mut inner = self.inner();
+        let node = inner.get_mut(&session.node);
+        let Some(node) = node.filter(|node| node.link.stay() == Some(session.stay)) else {
+            return false;
+        };
+        node.heartbeat = heartbeat;
+        node.last_seen_unix_ms = unix_ms();
+        true
     }
 
     /// A stay ends. False when another has begun already.
@@ -256,6 +285,15 @@ impl Nodes {
             .collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         nodes
+    }
+}
+
+impl Node {
+    /// True when the agent that wants to register has another data directory than the one that has the name. Nobody else
+    /// has what runs there, until it is given up.
+    fn is_kept_from(&self, register: &proto::Register) -> bool {
+        let (here, there) = (&self.register.home, &register.home);
+        !self.lost && !here.is_empty() && !there.is_empty() && here != there
     }
 }
 

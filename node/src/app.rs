@@ -96,6 +96,7 @@ impl Config {
         let runtime =
             Gvisor::detect(&self.runsc, &layout.runtime, &layout.bundles, &layout.netns).await?;
         let runtime: Arc<dyn crate::runtime::Runtime> = Arc::new(runtime);
+        let home = home(&layout).map_err(BuildError::State)?;
         let records = Records::new(&layout.records);
         let known = records.load().map_err(BuildError::State)?;
         let candidates = Candidate::among(&known);
@@ -129,6 +130,7 @@ impl Config {
             address: self.advertise.unwrap_or_else(|| address.clone()),
             workers: self.workers,
             labels: self.labels,
+            home,
         };
         Ok(App { actors, listener, address, introduction, control_plane, exits, _lock: lock })
     }
@@ -279,6 +281,17 @@ fn lock(layout: &Layout) -> Result<File, BuildError> {
             )))
         }
     }
+}
+
+/// Names this data directory, from its first agent on.
+fn home(layout: &Layout) -> io::Result<String> {
+    let path = layout.root.join("home.json");
+    if let Some(home) = files::read_json(&path)? {
+        return Ok(home);
+    }
+    let home = uuid::Uuid::now_v7().to_string();
+    files::write_json(&path, &home, files::Durability::Power)?;
+    Ok(home)
 }
 
 fn canonical(dirs: &[std::path::PathBuf]) -> Result<Vec<std::path::PathBuf>, BuildError> {

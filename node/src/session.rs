@@ -3,7 +3,7 @@
 //! ```text
 //!  connecting ──▶ registered: a heartbeat each interval, exits as they happen
 //!      ▲                │
-//!      └── backoff ◀────┘ the stream ended
+//!      └── backoff ◀────┘ the stream ended, or the name is another agent's
 //! ```
 //!
 //! A registration carries the whole inventory, so nothing that happened while there was no session is lost.
@@ -19,13 +19,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::actors::Actors;
 
 /// Pauses before a new session, at first and at most.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(3);
+/// As long as another agent has our name.
+const REFUSED: Duration = Duration::from_secs(10);
 /// A session that lasted this long is a success.
 const STEADY: Duration = Duration::from_secs(10);
 /// Until the control plane has named its own.
@@ -38,6 +40,8 @@ pub(crate) struct Introduction {
     pub(crate) address: Address,
     pub(crate) workers: u32,
     pub(crate) labels: std::collections::HashMap<String, String>,
+    /// Of our data directory.
+    pub(crate) home: String,
 }
 
 /// Whom it registers with.
@@ -55,17 +59,27 @@ pub(crate) async fn keep(
 ) -> Infallible {
     let ControlPlane { address: control_plane, channel } = control_plane;
     let client = NodesClient::new(channel);
-    let mut backoff = FIRST_BACKOFF;
+    let (mut backoff, mut refused) = (FIRST_BACKOFF, false);
     loop {
         let begin = Instant::now();
         let ended = session(&actors, client.clone(), &introduction, &mut exits).await;
         if begin.elapsed() >= STEADY {
             backoff = FIRST_BACKOFF;
         }
+        let jitter = rand::random_range(0.5..1.0);
+        let in_use = ended.as_ref().err().filter(|status| status.code() == Code::AlreadyExists);
+        if let Some(status) = in_use {
+            if !refused {
+                tracing::error!(%control_plane, "{}; asks again now and then", status.message());
+            }
+            refused = true;
+            tokio::time::sleep(REFUSED.mul_f64(jitter)).await;
+            continue;
+        }
+        refused = false;
         let why =
             ended.map_or_else(|status| status.message().to_owned(), |()| "it was closed".into());
         tracing::warn!(%control_plane, why, "no session with the control plane; trying again");
-        let jitter = rand::random_range(0.5..1.0);
         tokio::time::sleep(backoff.mul_f64(jitter)).await;
         backoff = LAST_BACKOFF.min(2 * backoff);
     }
@@ -119,6 +133,7 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
         }],
         inventory: Some(actors.inventory()),
         stay: core.newest.get().0,
+        home: introduction.home.clone(),
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
 }

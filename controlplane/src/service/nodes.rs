@@ -18,7 +18,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use crate::{
     clock::millis,
     fleet::Fleet,
-    nodes::{Session, reconcile::reconcile},
+    nodes::{Refused, Session, reconcile::reconcile},
 };
 
 /// Heartbeats that may be missing.
@@ -80,7 +80,13 @@ async fn serve(
         let message = "a node that comes by TCP is called by TCP: give it a --listen IP:PORT";
         return Err(Status::invalid_argument(message));
     }
-    let session = fleet.nodes.join(register.clone()).map_err(Status::invalid_argument)?;
+    let session = fleet.nodes.join(register.clone()).map_err(|refused| {
+        tracing::warn!(node = register.node, address = register.address, %refused, "an agent is refused");
+        match refused {
+            Refused::Address(why) => Status::invalid_argument(why),
+            Refused::InUse { .. } => Status::already_exists(refused.to_string()),
+        }
+    })?;
     let heartbeat = fleet.timings.heartbeat;
     let registered = proto::Registered { heartbeat_ms: millis(heartbeat) };
     let command = NodeCommand { command: Some(Command::Registered(registered)) };
@@ -124,7 +130,11 @@ async fn listen(
         };
         let Some(report) = report else { return Ok(()) };
         match report.report {
-            Some(Report::Heartbeat(heartbeat)) => fleet.nodes.heartbeat(session, heartbeat),
+            Some(Report::Heartbeat(heartbeat)) => {
+                if !fleet.nodes.heartbeat(session, heartbeat) {
+                    return Err(Status::aborted("this node has registered anew"));
+                }
+            }
             Some(Report::Exited(exited)) => tell_exited(fleet, &session.node, exited).await,
             Some(Report::Register(_)) => {
                 return Err(Status::invalid_argument("Register comes once, first"));
