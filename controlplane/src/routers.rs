@@ -6,8 +6,8 @@
 //!  usage()  busy, quiet since when, or unknown: a holder is away, or known routers have not come back yet
 //! ```
 //!
-//! A router is known by its name, a process of it by its *instance*. A Hello with another instance tells that the
-//! earlier process is gone, with all it held. One that is merely away keeps its holdings for a grace:
+//! A router is known by its name, a process of it by its *instance*. A Hello with another instance is heard only when the
+//! earlier process has no session any more, or is silent: then it is gone, with all it held. One that is merely away keeps its holdings for a grace:
 //! it may still send requests to them. After a restart of the control plane nothing is decided on
 //! activity until the routers known from before have said what they hold, or a shorter grace has passed.
 
@@ -39,6 +39,9 @@ pub use usage::{Drained, Use};
 /// Commands that may wait for one router. One that is so far behind is cut off and starts over.
 pub const COMMANDS: usize = 4096;
 
+/// A router from which nothing came for so many intervals of its reports does not live.
+const SILENT: u32 = 5;
+
 type Commands = mpsc::Sender<proto::RouterCommand>;
 
 /// Every router, and every binding that may be in use.
@@ -62,6 +65,8 @@ struct Inner {
 
 struct Router {
     instance: String,
+    /// Reports on its session.
+    words: u64,
     link: Link,
     /// Named by Held since the last Hello.
     named: HashSet<ActorKey>,
@@ -118,6 +123,27 @@ impl Routers {
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
+    /// Whether this process may have its name: no other one has a session, or it ends, or nothing is heard on it. Routers
+    /// report all the time.
+    pub async fn admits(&self, hello: &proto::Hello) -> bool {
+        let Some(words) = self.inner().rival(hello) else { return true };
+        let mut changes = self.present.subscribe();
+        let gone = changes.wait_for(|()| self.inner().rival(hello).is_none());
+        if tokio::time::timeout(self.timings.report * SILENT, gone).await.is_ok() {
+            return true;
+        }
+        self.inner().rival(hello).is_none_or(|now| now == words)
+    }
+
+    /// A report came on this session.
+    pub fn heard(&self, router: &str, session: u64) {
+        if let Some(found) = self.inner().routers.get_mut(router)
+            && matches!(found.link, Link::Up { session: s, .. } if s == session)
+        {
+            found.words += 1;
+        }
+    }
+
     /// A router's session begins. Returns its number, and what tells when it is over for us.
     pub fn connect(&self, hello: &proto::Hello, commands: Commands) -> (u64, CancellationToken) {
         let mut inner = self.inner();
@@ -126,9 +152,10 @@ impl Routers {
         let instance = hello.instance.clone();
         let over = CancellationToken::new();
         let link = Link::Up { session, commands, _open: over.clone().drop_guard() };
-        let earlier = inner
-            .routers
-            .insert(hello.router.clone(), Router { instance, link, named: HashSet::new() });
+        let earlier = inner.routers.insert(
+            hello.router.clone(),
+            Router { instance, words: 0, link, named: HashSet::new() },
+        );
         match earlier {
             Some(earlier) if earlier.instance != hello.instance => {
                 tracing::info!(router = hello.router, "a router's earlier process is gone");
@@ -160,6 +187,7 @@ impl Routers {
         {
             found.link = Link::Away { since: now };
         }
+        self.present.send_replace(());
     }
 
     /// Waits until this instance has a session; false when `patience` ends first.
@@ -359,6 +387,13 @@ impl Routers {
 impl Inner {
     fn is_up(&self, instance: &str) -> bool {
         self.name_of(instance).is_some()
+    }
+
+    /// What was heard so far of another process of this name, if it has a session.
+    fn rival(&self, hello: &proto::Hello) -> Option<u64> {
+        let known = self.routers.get(&hello.router)?;
+        let up = matches!(known.link, Link::Up { .. });
+        (up && known.instance != hello.instance).then_some(known.words)
     }
 
     /// The router whose process this is, if it has a session.

@@ -30,14 +30,16 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
-use tracing::{debug, info, warn};
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, error, info, warn};
 
 use crate::{revoke, router::Router};
 use outbox::Outbox;
 
 /// First and longest wait before the next try.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// As long as another router has our name.
+const REFUSED: Duration = Duration::from_secs(5);
 /// Reports under way to the transport.
 const OUTBOUND: usize = 16;
 /// Between reports, until the control plane has said what it likes, and at the least.
@@ -88,9 +90,21 @@ pub(crate) async fn keep(router: Arc<Router>) {
 
 async fn again_and_again(router: &Arc<Router>) {
     let mut outbox = Outbox::default();
-    let mut backoff = BACKOFF.0;
+    let (mut backoff, mut refused) = (BACKOFF.0, false);
     loop {
         let ended = session(router, &mut outbox).await;
+        if let Ended::Broken(status) = &ended
+            && status.code() == Code::AlreadyExists
+        {
+            if !refused {
+                error!("{}; asks again now and then", status.message());
+            }
+            refused = true;
+            set_down(router);
+            sleep(REFUSED.mul_f64(rand::random_range(0.5..1.0))).await;
+            continue;
+        }
+        refused = false;
         if router.session.up().is_some() {
             warn!(%ended, "the session with the control plane ended; bindings are kept");
             backoff = BACKOFF.0;

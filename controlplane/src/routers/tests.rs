@@ -276,3 +276,30 @@ async fn a_router_that_does_not_take_its_commands_is_cut_off() {
     assert!(over.is_cancelled());
     assert!(!rig.routers.present("i1", Duration::ZERO).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_process_is_refused_while_the_first_is_heard_and_has_the_name_when_it_is_not() {
+    let rig = rig();
+    let hello = |instance: &str| proto::Hello { router: "r1".into(), instance: instance.into() };
+    assert!(rig.routers.admits(&hello("i1")).await);
+    let (first, _commands) = rig.connect("r1", "i1");
+    assert!(rig.routers.admits(&hello("i1")).await, "a session that broke is begun again");
+    let talking = async {
+        loop {
+            rig.routers.heard("r1", first);
+            tokio::time::sleep(Timings::default().report).await;
+        }
+    };
+    let second = hello("i2");
+    tokio::select! {
+        admitted = rig.routers.admits(&second) => assert!(!admitted),
+        () = talking => {}
+    }
+    // As after a power loss.
+    assert!(rig.routers.admits(&second).await);
+    // As after a kill: at once.
+    let begun = Instant::now();
+    let leave = async { rig.routers.disconnect("r1", first) };
+    let (admitted, ()) = tokio::join!(rig.routers.admits(&second), leave);
+    assert!(admitted && begun.elapsed().is_zero());
+}

@@ -48,12 +48,12 @@ impl Routers for RoutersService {
             control_plane_instance: self.instance.to_string(),
             report_interval_ms: millis(self.fleet.timings.report),
         };
-        let _ = commands.try_send(RouterCommand { command: Some(Command::Welcome(welcome)) });
+        let welcome = RouterCommand { command: Some(Command::Welcome(welcome)) };
         let (failed, failure) = mpsc::channel(1);
         let fleet = Arc::clone(&self.fleet);
         let (_, peer, reports) = request.into_parts();
         self.fleet.tasks.spawn("router session", async move {
-            if let Err(status) = serve(&fleet, peer, reports, commands).await {
+            if let Err(status) = serve(&fleet, peer, reports, welcome, commands).await {
                 let _ = failed.send(status).await;
             }
         });
@@ -93,6 +93,7 @@ async fn serve(
     fleet: &Arc<Fleet>,
     peer: Extensions,
     mut reports: Streaming<RouterReport>,
+    welcome: RouterCommand,
     commands: mpsc::Sender<RouterCommand>,
 ) -> Result<(), Status> {
     let first = reports.message().await?.and_then(|report| report.report);
@@ -103,9 +104,19 @@ async fn serve(
         return Err(Status::invalid_argument("Hello names the router and its instance"));
     }
     named(&peer, Role::Router, &hello.router)?;
+    if !fleet.routers.admits(&hello).await {
+        tracing::warn!(router = hello.router, "a second router of this name is refused");
+        let message = format!(
+            "the router name {} is in use by another process: give this one another --name, or end that one",
+            hello.router
+        );
+        return Err(Status::already_exists(message));
+    }
+    // Before anything that the registry has to say.
+    let _ = commands.try_send(welcome);
     let (session, over) = fleet.routers.connect(&hello, commands);
     tracing::info!(router = hello.router, instance = hello.instance, "a router is connected");
-    let listening = listen(fleet, &hello.router, reports);
+    let listening = listen(fleet, &hello.router, session, reports);
     let ended = tokio::select! {
         ended = listening => ended,
         () = over.cancelled() => Ok(()),
@@ -118,9 +129,11 @@ async fn serve(
 async fn listen(
     fleet: &Fleet,
     router: &str,
+    session: u64,
     mut reports: Streaming<RouterReport>,
 ) -> Result<(), Status> {
     while let Some(report) = reports.message().await? {
+        fleet.routers.heard(router, session);
         match report.report {
             Some(Report::Held(held)) => fleet.routers.held(router, &held),
             Some(Report::Activity(activity)) => fleet.routers.activity(router, &activity),

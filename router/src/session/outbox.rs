@@ -56,10 +56,14 @@ impl Outbox {
         self.waiting.push_back(Report::RevokeAck(ack));
     }
 
+    /// Also when nothing was used: it tells that we live.
     pub(crate) fn activity(&mut self, mut rows: Vec<ActorActivity>) {
-        while !rows.is_empty() {
+        loop {
             let rest = rows.split_off(rows.len().min(ROWS));
             self.waiting.push_back(Report::Activity(Activity { actors: rows }));
+            if rest.is_empty() {
+                return;
+            }
             rows = rest;
         }
     }
