@@ -64,6 +64,9 @@ impl Spec {
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::ActorTemplate(spec) => spec.check(),
+            Self::WorkerPool(spec) if spec.workers_per_node == 0 => {
+                Err("spec.workersPerNode: 0 is no worker: give 1 or more, or no such pool".into())
+            }
             Self::WorkerPool(spec) => check_labels("spec.labels", &spec.labels),
             Self::Actor(spec) => {
                 crate::key::check_label("template", &spec.template).map_err(|e| e.to_string())

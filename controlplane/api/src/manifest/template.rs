@@ -1,6 +1,7 @@
 //! `ActorTemplate`: how to run actors of one kind.
 
 use std::{
+    collections::BTreeSet,
     path::{Component, Path, PathBuf},
     time::Duration,
 };
@@ -298,6 +299,10 @@ impl ActorTemplateSpec {
         }
         if let Some(var) = self.env.iter().find(|var| !is_env_name(&var.name)) {
             return Err(format!("spec.env: {:?} is not a variable's name", var.name));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(var) = self.env.iter().find(|var| !names.insert(&var.name)) {
+            return Err(format!("spec.env: {} is there twice: give it once", var.name));
         }
         if let Some(var) = self.env.iter().find(|var| var.value.contains('\0')) {
             return Err(format!("spec.env: the value of {} has a NUL byte", var.name));

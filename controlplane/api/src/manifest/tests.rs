@@ -101,6 +101,7 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
         ("memory: 256Mi", "memory: lots", "line 12: spec.resources.memory: ", "write 256Mi"),
         ("runtime: gvisor", "runtime: docker", "line 5: spec.runtime: ", "gvisor, criu"),
         ("name: LOG", "name: 1LOG", "line 8: spec.env: ", "no"),
+        ("info }]", "info }, { name: LOG, value: b }]", "line 8: spec.env: ", "LOG is there twice"),
         ("name: counter", "name: Counter", "line 3: metadata.name ", "a-z"),
         ("kind: ActorTemplate", "kind: Deployment", "line 2: kind ", "ActorTemplate"),
         ("v1alpha1", "v9", "line 1: apiVersion ", "v1alpha1"),
@@ -134,6 +135,8 @@ fn pools_and_actors_are_read_and_an_empty_text_is_refused() {
     assert_eq!(all.iter().map(|m| m.spec.kind()).collect::<Vec<_>>(), ["WorkerPool", "Actor"]);
     assert_eq!(all[1].namespace(), Some("demo"));
     assert!(error("# nothing\n").contains("no object"));
+    let none = error(&text.replace("workersPerNode: 8", "workersPerNode: 0"));
+    assert!(none.contains("spec.workersPerNode: ") && none.contains("1 or more"), "{none}");
 }
 
 #[test]
