@@ -45,7 +45,9 @@ pub struct Config {
 impl Config {
     /// Defaults for everything that has one.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        // runsc and the control plane are told paths in it, and are elsewhere.
         let data_dir = data_dir.into();
+        let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
         let run_dir = data_dir.join("run");
         Self {
             node: "local".into(),
@@ -88,8 +90,7 @@ impl Layout {
     pub(crate) fn new(data_dir: &Path, run_dir: &Path) -> Self {
         let root = data_dir.join("node");
         // The hash must not depend on how the path was written.
-        let whole = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.into());
-        let whole = whole.canonicalize().unwrap_or(whole);
+        let whole = data_dir.canonicalize().unwrap_or_else(|_| data_dir.into());
         let hash = blake3::hash(whole.as_os_str().as_encoded_bytes()).to_hex();
         Self {
             runtime: root.join("runsc"),
@@ -147,4 +148,17 @@ pub enum BuildError {
     /// The control plane cannot be reached safely.
     #[error(transparent)]
     ControlPlane(#[from] NoTls),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_do_not_depend_on_where_the_agent_was_started() {
+        let config = Config::new("nr");
+        let here = std::env::current_dir().unwrap().join("nr");
+        assert_eq!(config.layout().bundles, here.join("node/bundles"));
+        assert_eq!(config.listen, Address::Unix(here.join("run/node.sock")));
+    }
 }
