@@ -1,7 +1,7 @@
 //! The roles as processes: flags to a role crate's `Config`, then log, privileges, signals.
 //!
 //! SIGTERM and SIGINT both ask a role to stop; what it finishes first is its own business. A second one hurries
-//! the router and Envoy. Under `up` the kernel also sends SIGTERM when the supervisor dies, so that no role outlives
+//! the router and Envoy. SIGUSR1 is for `up` alone: a router says that it is not ready and serves on. Under `up` the kernel also sends SIGTERM when the supervisor dies, so that no role outlives
 //! it: that one is in a hurry from the first.
 
 pub(crate) mod controlplane;
@@ -58,6 +58,7 @@ pub(crate) struct LadderArgs {
     park: Duration,
     /// Requests that may wait on one router
     #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_parked())]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_parked: u32,
     /// Requests that Envoy lets through at a time; greater than --max-parked
     #[arg(long, value_name = "COUNT", default_value_t = Ladder::default().max_requests())]
@@ -109,14 +110,24 @@ pub(crate) trait Role: Send + Sized + 'static {
 }
 
 /// How a role is told to stop.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stop {
+    /// A stop will come: say that you are not ready. Set with `token` at the latest.
+    pub(crate) leaving: CancellationToken,
     /// Stop, in the role's own order.
     pub(crate) token: CancellationToken,
     /// Set before `token` is cancelled when it was SIGINT: leave nothing behind.
     pub(crate) for_good: Arc<AtomicBool>,
     /// The second signal, or nobody is left to send one: what takes time is left out.
     pub(crate) hurry: CancellationToken,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let token = CancellationToken::new();
+        let leaving = token.child_token();
+        Self { leaving, token, for_good: Arc::default(), hurry: CancellationToken::new() }
+    }
 }
 
 /// Runs a role until a signal.
@@ -163,10 +174,11 @@ fn is_parent(supervisor: i32) -> bool {
     rustix::process::getppid().is_some_and(|pid| pid.as_raw_pid() == supervisor)
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGUSR1.
 struct Signals {
     terminate: Signaled,
     interrupt: Signaled,
+    leave: Signaled,
 }
 
 impl Signals {
@@ -174,30 +186,32 @@ impl Signals {
         let catch =
             |kind| signal(kind).map_err(|error| Error::because("cannot catch signals", &error));
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)? })
+        let leave = catch(SignalKind::user_defined1())?;
+        Ok(Self { terminate: catch(terminate)?, interrupt: catch(interrupt)?, leave })
     }
 
     /// Passes on the first and the second. Later ones change nothing.
     async fn pass_on(mut self, stop: &Stop, supervisor: Option<i32>) -> Infallible {
-        let for_good = self.next().await;
+        let for_good = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break false,
+                _ = self.interrupt.recv() => break true,
+                _ = self.leave.recv() => stop.leaving.cancel(),
+            }
+        };
         tracing::info!(for_good, "told to stop");
         stop.for_good.store(for_good, Ordering::Release);
         if supervisor.is_some_and(|supervisor| !is_parent(supervisor)) {
             stop.hurry.cancel();
         }
         stop.token.cancel();
-        self.next().await;
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
         tracing::info!("told again: in a hurry");
         stop.hurry.cancel();
         std::future::pending().await
-    }
-
-    /// Whether it was SIGINT.
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            _ = self.terminate.recv() => false,
-            _ = self.interrupt.recv() => true,
-        }
     }
 }
 

@@ -167,6 +167,7 @@ pub struct App {
     resources: Resources,
     certificate: Option<certificate::Files>,
     hurry: CancellationToken,
+    leaving: Option<CancellationToken>,
 }
 
 impl Config {
@@ -208,6 +209,7 @@ impl Config {
             resources,
             certificate,
             hurry: CancellationToken::new(),
+            leaving: None,
         })
     }
 }
@@ -275,6 +277,14 @@ impl App {
         self
     }
 
+    /// With a token at which it says that it is not ready, and nothing else: a shutdown will come. The shutdown cancels
+    /// it too.
+    #[must_use]
+    pub fn leaving_by(mut self, leaving: CancellationToken) -> Self {
+        self.leaving = Some(leaving);
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn router(&self) -> Arc<Router> {
         Arc::clone(&self.router)
@@ -282,8 +292,10 @@ impl App {
 
     /// Serves until `shutdown`, then drains; or until something fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { router, registry, addrs, grpc, status, envoy, resources, certificate, hurry } =
+        let leaving = self.leaving.unwrap_or_else(|| shutdown.child_token());
+        let Self { router, registry, addrs, grpc, status, envoy, resources, certificate, .. } =
             self;
+        let hurry = self.hurry;
         let fleet = Fleet::default();
         // Held here: the streams of its receivers end when it is dropped.
         let (resources, watch) = watch::channel(Arc::new(resources));
@@ -297,7 +309,7 @@ impl App {
             .add_service(health_service);
         let stop = router.stop.clone();
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
-        let page = Status::new(Arc::clone(&router), registry, fleet, shutdown.clone());
+        let page = Status::new(Arc::clone(&router), registry, fleet, leaving.clone());
         let served = status::serve(status, Arc::clone(&page), router.stop.clone());
         let session = session::keep(Arc::clone(&router));
 
@@ -315,7 +327,7 @@ impl App {
         info!(grpc = %addrs.grpc, status = %addrs.status, router = router.name, "router runs");
 
         let ended = tokio::select! {
-            () = tell(&health, &page, &shutdown) => Ok(()),
+            () = tell(&health, &page, &leaving, &shutdown) => Ok(()),
             never = renew(certificate, envoy, &resources) => match never {},
             Some(ended) = parts.join_next() => {
                 ended.map_err(Error::from).flatten().and_then(|part| Err(Error::Ended(part)))
@@ -398,7 +410,12 @@ async fn renew(
 }
 
 /// Tells by gRPC what `/readyz` tells, until a shutdown begins.
-async fn tell(health: &HealthReporter, page: &Status, shutdown: &CancellationToken) {
+async fn tell(
+    health: &HealthReporter,
+    page: &Status,
+    leaving: &CancellationToken,
+    shutdown: &CancellationToken,
+) {
     let set = async |status| health.set_service_status("", status).await;
     let ready = async {
         let mut ticks = interval(LOOK);
@@ -406,11 +423,12 @@ async fn tell(health: &HealthReporter, page: &Status, shutdown: &CancellationTok
             ticks.tick().await;
         }
     };
-    if shutdown.run_until_cancelled(ready).await.is_some() {
+    if leaving.run_until_cancelled(ready).await.is_some() {
         set(ServingStatus::Serving).await;
     }
-    shutdown.cancelled().await;
+    leaving.cancelled().await;
     set(ServingStatus::NotServing).await;
+    shutdown.cancelled().await;
 }
 
 /// Returns when nothing is in flight and nobody waits, or when the deadline has passed.

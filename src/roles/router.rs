@@ -37,7 +37,7 @@ flight or parked, up to --drain. A second SIGTERM leaves two seconds.";
 /// Threads of Envoy that one of the router's keeps busy: of a warm request's processor time Envoy has about four parts in five.
 const ENVOY_THREADS: usize = 4;
 /// Value of `--access-log` that means standard output.
-const STDOUT: &str = "-";
+pub(crate) const STDOUT: &str = "-";
 
 /// Run the router: ExtProc and xDS server of Envoy, parking, bindings
 #[derive(clap::Args, Debug)]
@@ -152,6 +152,11 @@ impl Role for Args {
     }
 
     async fn serve(self, stop: Stop) -> Result {
+        // By TCP, Envoy is on a machine that we do not see.
+        if self.listen.is_unix() && !self.access_log.parent().is_none_or(is_folder) {
+            let path = self.access_log.display();
+            return Err(Error::usage(format!("--access-log {path}: there is no such folder")));
+        }
         let ladder = self.checked()?;
         let https = self.https()?;
         let config = reveille_router::Config {
@@ -169,6 +174,15 @@ impl Role for Args {
         };
         let wrong = role_error("router");
         let app = config.build().await.map_err(|error| wrong(&error))?;
-        app.hurried_by(stop.hurry).run(stop.token).await.map_err(|error| wrong(&error))
+        app.hurried_by(stop.hurry)
+            .leaving_by(stop.leaving)
+            .run(stop.token)
+            .await
+            .map_err(|error| wrong(&error))
     }
+}
+
+/// The empty path is the folder a bare name is in.
+fn is_folder(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.is_dir()
 }

@@ -13,11 +13,7 @@ use reveille_api::{manifest::Manifest, net::Address};
 use reveille_envoy::certificate::Files;
 
 use super::{Args, lock::Lock};
-use crate::client::control_socket;
-
-/// How long a router that was told that the end has come serves on: until it is told again. Longer than all that is
-/// ended before it may take.
-const UNTIL_TOLD_AGAIN: &str = "1day";
+use crate::{client::control_socket, roles::router::STDOUT};
 
 /// A part, by its subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +98,8 @@ impl Plan {
                 .with("--https-key", &self.https.key)
                 .with("--status", args.status.to_string())
                 .with("--access-log", self.access_log())
-                .with("--grace", UNTIL_TOLD_AGAIN)
+                // Nobody takes over. When `up` ends it serves until everything before it has.
+                .with("--grace", "0s")
                 .with_ladder(args),
             Part::Envoy => line
                 .with("--data-dir", &self.data_dir)
@@ -137,7 +134,12 @@ impl Plan {
 
     pub(super) fn access_log(&self) -> PathBuf {
         let default = || self.data_dir.join("access.log");
-        self.args.access_log.clone().unwrap_or_else(default)
+        match &self.args.access_log {
+            Some(path) if path != Path::new(STDOUT) => {
+                std::path::absolute(path).unwrap_or_else(|_| path.clone())
+            }
+            given => given.clone().unwrap_or_else(default),
+        }
     }
 
     /// Folders that templates may run from: those asked for, and those of the files that `up` itself applies or applied.

@@ -34,7 +34,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub(super) async fn stop(plan: &Plan, parts: Parts, haste: &CancellationToken) {
     if let Some(router) = parts.get(Part::Router) {
         say("stopping: not ready any more");
-        router.tell(Ending { signal: Signal::TERM, patience: FOR_EVER });
+        router.tell(Ending { signal: Signal::USR1, patience: FOR_EVER });
     }
     if let Some(envoy) = parts.get(Part::Envoy) {
         // It serves until nothing is in flight or parked, and listens until then.

@@ -66,6 +66,23 @@ async fn every_process_may_be_killed_and_the_same_memory_answers_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_somebody_else_stops_ends_and_is_started_again() {
+    if !machine_can_run_it("a stop of the router") {
+        return;
+    }
+    let cluster = cluster().await;
+    cluster.client.get(COUNTER, "/").await.count();
+    let pid = cluster.pid_of("router").expect("it runs");
+    processes::signal(pid, Signal::SIGTERM);
+    eventually("another router runs", Duration::from_secs(30), || async {
+        cluster.pid_of("router").filter(|new| *new != pid).ok_or("not yet")
+    })
+    .await;
+    answers_again(&cluster, "router").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_the_control_plane_stopped_running_actors_keep_answering_and_sleeping_ones_say_why_not()
  {
     if !machine_can_run_it("control plane stopped") {
