@@ -57,7 +57,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
         Some(given) => given,
         None => {
             let files = certificate::files(&data_dir, &args.domain);
-            certificate::make(&files, &args.domain)?;
+            certificate::make(&files, &args.domain, &manifests)?;
             files
         }
     };

@@ -80,7 +80,10 @@ pub(super) fn announcement(plan: &Plan, actors: &[ActorKey]) -> String {
     for actor in actors {
         text += &format!("           http://{}{port}/\n", domain.host(actor));
     }
-    let kind = if args.https_cert.is_none() { "   (self-signed: curl -k)" } else { "" };
+    let kind = match args.https_cert {
+        None => format!("   (self-signed: curl --cacert {})", plan.https.certificate.display()),
+        Some(_) => String::new(),
+    };
     text +=
         &format!("           https://<actor>.<namespace>.{domain}:{}/{kind}\n", args.https.port());
     text += &format!("  status   http://{}/statusz\n", local(args.status));
