@@ -149,6 +149,11 @@ fn no_answer(address: &Address) -> Error {
     ))
 }
 
+/// The connection ended before the answer.
+fn went_away(code: Code, text: &str) -> bool {
+    code == Code::Unavailable || text == "transport error" || text.starts_with("h2 protocol error")
+}
+
 /// What a failed call means to the person who made it.
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
@@ -160,8 +165,16 @@ impl From<Status> for Error {
             (Code::Unimplemented, _) => {
                 "the control plane does not know this operation: it is of another version".into()
             }
-            (Code::Unavailable, text) if reason.is_none() => {
-                format!("the control plane went away: {text}")
+            // It was TLS, or no gRPC at all.
+            (_, "h2 protocol error: http2 error") => {
+                "what answers there is no control plane without TLS: if it has certificates, give --tls-cert, --tls-key \
+                 and --tls-ca, else correct --server"
+                    .into()
+            }
+            (code, text) if reason.is_none() && went_away(code, text) => {
+                "the control plane went away during the call: see with 'reveille get' or 'reveille events' whether it \
+                 was done, and try again"
+                    .into()
             }
             (code, "") => code.description().to_owned(),
             (_, text) => text.to_owned(),

@@ -93,7 +93,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9901")]
     admin: SocketAddr,
     /// Actors that can run at a time
-    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     workers: u32,
     /// Addresses of the workers' networks, a /30 for each
     #[arg(long, value_name = "CIDR", default_value_t = Cidr::default())]

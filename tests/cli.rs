@@ -69,7 +69,7 @@ fn is_root() -> bool {
 
 #[test]
 fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["frobnicate"], "frobnicate"),
         (&["get"], "<KIND>"),
         (&["get", "gadgets"], "gadgets"),
@@ -79,6 +79,12 @@ fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
         (&["get", "actor", "Not_A_Label"], "Not_A_Label"),
         (&["get", "actors", "--server", "nowhere"], "nowhere"),
         (&["create", "actor", "a"], "--template"),
+        (&["up", "--workers", "100000"], "4096"),
+        (&["up", "--max-parked", "0"], "--max-parked"),
+        (
+            &["router", "--listen", "unix:/tmp/r.sock", "--access-log", "/nowhere/log"],
+            "--access-log",
+        ),
     ];
     for (args, named) in cases {
         let line = error(&run(args), 2);
@@ -217,8 +223,11 @@ fn up_refuses_a_port_in_use_and_starts_nothing() {
     assert!(!data.join("control").exists());
 }
 
+fn free() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 fn up_args(data: &Path, envoy: &str, runsc: &str) -> Vec<String> {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut args = vec!["up".to_owned()];
     for (flag, value) in [
         ("--data-dir", data.to_str().unwrap().to_owned()),
@@ -246,6 +255,79 @@ fn up_tells_what_is_missing_or_contradicts_itself() {
         let line = error(&run(&["up", "--envoy", "/nowhere/envoy"]), 1);
         assert!(line.contains("/nowhere/envoy") && line.contains("--envoy"), "{line}");
     }
+}
+
+#[test]
+fn up_starts_nothing_that_cannot_work() {
+    let deps = concat!(env!("CARGO_MANIFEST_DIR"), "/.deps/bin");
+    let (envoy, runsc) = (&*format!("{deps}/envoy"), &*format!("{deps}/runsc"));
+    if !is_root() || !Path::new(envoy).exists() || !Path::new(runsc).exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let long = "d".repeat(100);
+    let route = ["--worker-cidr", "127.0.0.0/30"];
+    let cases: [(&str, &str, &str, &[&str], i32, &str); 6] = [
+        ("data", "/bin/true", runsc, &[], 1, "--envoy"),
+        ("data", envoy, "/bin/true", &[], 1, "--runsc"),
+        ("data", envoy, runsc, &["--worker-cidr", "10.78.0.0/30"], 1, "not for 8"),
+        ("data", envoy, runsc, &route, 2, "127.0.0.0/30"),
+        (&long, envoy, runsc, &[], 2, "choose a shorter one"),
+        ("data", envoy, runsc, &["--access-log", "/nowhere/log"], 2, "--access-log /nowhere/log"),
+    ];
+    for (data, envoy, runsc, flags, code, named) in cases {
+        let data = dir.path().join(data);
+        let mut args = up_args(&data, envoy, runsc);
+        args.extend(["--http", "--https"].into_iter().flat_map(|flag| [flag.to_owned(), free()]));
+        args.extend(flags.iter().map(ToString::to_string));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let line = error(&run(&args), code);
+        assert!(line.contains(named), "{line}");
+        assert!(!data.join("run").exists() && !data.join("https").exists(), "{line}");
+    }
+}
+
+/// Serves whoever connects these bytes once it has said something, and hangs up.
+fn hangs_up(says: &'static [u8]) -> String {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut some = [0; 1024];
+            let _ = stream.read(&mut some);
+            let _ = stream.write_all(says);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            while stream.read(&mut some).is_ok_and(|n| n > 0) {}
+        }
+    });
+    address
+}
+
+#[test]
+fn what_is_no_control_plane_or_goes_away_is_told_with_what_to_do() {
+    // The alert of TLS that somebody gets who does not speak it.
+    let tls = hangs_up(&[0x15, 3, 3, 0, 2, 2, 70]);
+    let line = error(&run(&["get", "actors", "--server", &tls]), 1);
+    assert!(line.contains("--tls-cert"), "{line}");
+    // An empty SETTINGS frame, and no more.
+    let gone = hangs_up(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let line = error(&run(&["get", "actors", "--server", &gone]), 1);
+    assert!(line.contains("went away during the call"), "{line}");
+}
+
+#[test]
+fn a_certificate_is_valid_for_a_time_and_not_longer_than_its_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let certs = |args: &[&str]| run(&[&["certs"], args, &["--dir", dir]].concat());
+    error(&certs(&["init", "--valid", "0s"]), 2);
+    stdout(&certs(&["init", "--valid", "30days"]));
+    let line = error(&certs(&["issue", "client", "--valid", "0s"]), 2);
+    assert!(line.contains("too short"), "{line}");
+    let line = error(&certs(&["issue", "client"]), 2);
+    assert!(line.contains("longer than the CA"), "{line}");
+    stdout(&certs(&["issue", "client", "--valid", "29days"]));
 }
 
 #[test]

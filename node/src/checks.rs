@@ -29,7 +29,7 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
 pub async fn checks(config: &Config) -> Vec<Check> {
     let privileged = privileges();
     let may = matches!(privileged.outcome, reveille_api::check::Outcome::Ok { .. });
-    let mut checks = vec![privileged, runsc(&config.runsc).await];
+    let mut checks = vec![privileged, check_runsc(&config.runsc).await];
     if may {
         checks.push(sandbox(config).await);
     } else {
@@ -76,7 +76,8 @@ fn privileges() -> Check {
     Check::fail("root", found, "start it in a container or unit that has these capabilities")
 }
 
-async fn runsc(binary: &Path) -> Check {
+/// Whether runsc runs and can do what is needed.
+pub async fn check_runsc(binary: &Path) -> Check {
     const FIX: &str = "run deploy/setup.sh runsc, or give --runsc";
     let Some(path) = find_program(binary) else {
         return Check::fail("runsc", format!("{} was not found", binary.display()), FIX);
@@ -126,6 +127,12 @@ async fn nft(nft: &Path) -> Check {
         Ok(output) => Check::fail("nft", output.status.to_string(), "apt-get install nftables"),
         Err(error) => Check::fail("nft", error.to_string(), "apt-get install nftables"),
     }
+}
+
+/// Whether there are addresses for all workers. Makes nothing.
+pub async fn check_network(config: &Config) -> Result<(), slots::Error> {
+    let layout = config.layout();
+    slots::choose(&layout, config.worker_cidr, config.workers).await
 }
 
 /// Makes one worker's network under another name and removes it.

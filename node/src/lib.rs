@@ -42,7 +42,7 @@ mod snapshots;
 mod stay;
 
 pub use app::{App, Error};
-pub use checks::checks;
+pub use checks::{check_network, check_runsc, checks};
 pub use config::{BuildError, Config};
 pub use runtime::Error as RuntimeError;
 pub use slots::{Cidr, Error as SlotsError, InvalidCidr};

@@ -289,6 +289,12 @@ impl Slots {
     }
 }
 
+/// Whether every worker can have a network.
+pub(crate) async fn choose(layout: &Layout, cidr: Cidr, workers: u32) -> Result<(), Error> {
+    let ledger = Ledger::open(&layout.slots).map_err(Error::Host)?;
+    choose_subnets(&layout.prefix, cidr, workers, &BTreeMap::new(), &ledger).await.map(drop)
+}
+
 /// What the operator asked for and does not get yet.
 fn tell_of_changes(living: &BTreeMap<u32, Subnet>, cidr: Cidr, workers: u32) {
     let beyond = living.keys().filter(|index| **index >= workers).count();

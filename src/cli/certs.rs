@@ -18,7 +18,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
 use reveille_api::net::{Identity, Role, Tls, TlsError, TlsFiles};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use webpki::{EndEntityCert, anchor_from_trusted_cert};
 
 use crate::error::{Error, Result};
 
@@ -38,6 +39,7 @@ Keep ca.key where no part can read it: whoever has it can be any part.";
 
 const CA_VALID: &str = "3650days";
 const VALID: &str = "90days";
+const SHORTEST: Duration = Duration::from_secs(60);
 /// Clocks differ.
 const BEFORE: Duration = Duration::from_secs(300);
 
@@ -186,6 +188,11 @@ impl Issue {
         if pair.exists() && !force {
             return self.keep(&pair, &identity);
         }
+        if !ca.is_valid_for(self.valid) {
+            return Err(Error::usage(
+                "--valid is longer than the CA is valid: give less, or make another CA (certs init --force)",
+            ));
+        }
         let key =
             KeyPair::generate().map_err(|error| Error::because("cannot make a key", &error))?;
         let cert = self.params(&identity)?.signed_by(&key, &ca.issuer).map_err(signing)?;
@@ -213,7 +220,7 @@ impl Issue {
     fn has_names(&self, cert: &Path) -> Result<bool> {
         let text = fs::read(cert).map_err(|error| failed("read", cert, &error))?;
         let Ok(der) = CertificateDer::from_pem_slice(&text) else { return Ok(false) };
-        let Ok(cert) = webpki::EndEntityCert::try_from(&der) else { return Ok(false) };
+        let Ok(cert) = EndEntityCert::try_from(&der) else { return Ok(false) };
         let names = self.dns.iter().map(|name| ServerName::try_from(name.clone()).ok());
         let ips = self.ip.iter().map(|ip| Some(ServerName::from(*ip)));
         let has = |name: Option<ServerName<'_>>| {
@@ -248,6 +255,25 @@ impl Issue {
 struct Ca {
     trust_domain: String,
     issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+}
+
+impl Ca {
+    /// Judged as a part judges a certificate. It is none of a part, but its time comes first.
+    fn is_valid_for(&self, time: Duration) -> bool {
+        let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else {
+            return false;
+        };
+        let end = UnixTime::since_unix_epoch(now.saturating_add(time));
+        let (anchor, cert) =
+            (anchor_from_trusted_cert(&self.der), EndEntityCert::try_from(&self.der));
+        let (Ok(anchor), Ok(cert)) = (anchor, cert) else { return false };
+        let usage = webpki::KeyUsage::client_auth();
+        let algorithms = webpki::ALL_VERIFICATION_ALGS;
+        let judged =
+            cert.verify_for_usage(algorithms, &[anchor], &[], end, usage, None, None).map(drop);
+        !matches!(judged, Err(webpki::Error::CertExpired { .. }))
+    }
 }
 
 fn read_ca(dir: &Path) -> Result<Ca> {
@@ -278,7 +304,7 @@ fn read_ca(dir: &Path) -> Result<Ca> {
         Error::failed(format!("{} holds no private key in PEM form", key.display()))
     })?;
     let issuer = Issuer::new(ca_params(&trust_domain)?, pair);
-    Ok(Ca { trust_domain, issuer })
+    Ok(Ca { trust_domain, issuer, der: der.into_owned() })
 }
 
 /// The same for the same trust domain: who issues needs the CA's name, not its certificate.
@@ -294,6 +320,9 @@ fn ca_params(trust_domain: &str) -> Result<CertificateParams> {
 }
 
 fn valid_for(params: &mut CertificateParams, time: Duration) -> Result {
+    if time < SHORTEST {
+        return Err(Error::usage("--valid is too short: give a minute or more"));
+    }
     let now = SystemTime::now();
     let until = now.checked_add(time).ok_or_else(|| Error::usage("--valid is too long"))?;
     params.not_before = (now - BEFORE).into();

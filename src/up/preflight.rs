@@ -1,16 +1,21 @@
 //! Everything that can be known to be wrong before anything is started, each with what to do.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fs::OpenOptions, net::SocketAddr, path::Path, time::Duration};
 
-use reveille_api::manifest::Manifest;
-use reveille_envoy::certificate::Files;
+use reveille_api::{
+    check::{Check, Outcome},
+    manifest::Manifest,
+    net::LONGEST_SOCKET,
+};
+use reveille_envoy::{certificate::Files, supervisor};
 use tokio::time::{Instant, sleep};
 
 use super::{Args, certificate, folders, leftovers, lock::Lock, plan::Plan};
 use crate::{
     cli::apply,
-    error::{Error, Result},
+    error::{Error, Result, chain},
     ports::{self, Held, Protocol},
+    roles::router::STDOUT,
     tools,
 };
 
@@ -35,6 +40,10 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
     all_there(&args, &manifests)?;
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| Error::because("--data-dir", &error))?;
+    short_enough(&data_dir)?;
+    if let Some(log) = args.access_log.as_deref().filter(|log| *log != Path::new(STDOUT)) {
+        can_be_written(log)?;
+    }
     let lock = Lock::take(&data_dir)?;
     // As it stands in the command lines of the parts.
     let data_dir = data_dir.canonicalize().map_err(|e| Error::because("--data-dir", &e))?;
@@ -46,7 +55,12 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
         }
         None => Duration::ZERO,
     };
-    if let Err(error) = free(&args, linger).await {
+    let free = free(&args, linger).await;
+    let sound = match free {
+        Ok(()) => sound(&args, &data_dir, &envoy, &runsc).await,
+        taken => taken,
+    };
+    if let Err(error) = sound {
         if lock.killed.is_none() {
             lock.release();
         }
@@ -80,6 +94,50 @@ async fn https(args: &Args) -> Result<Option<Files>> {
     let wrong = |error: &dyn std::error::Error| Error::because("--https-cert, --https-key", error);
     files.read().await.map_err(|error| wrong(&error))?;
     Ok(Some(files))
+}
+
+/// The sockets in it have room for their names.
+fn short_enough(data_dir: &Path) -> Result {
+    const LONGEST: &str = "run/control.sock";
+    let most = LONGEST_SOCKET - LONGEST.len() - 1;
+    let length = data_dir.as_os_str().len();
+    if length > most {
+        let shown = data_dir.display();
+        return Err(Error::usage(format!(
+            "--data-dir {shown} has {length} bytes, and sockets in it allow for {most}: choose a shorter one"
+        )));
+    }
+    Ok(())
+}
+
+/// Envoy refuses to listen when it cannot open its access log.
+fn can_be_written(log: &Path) -> Result {
+    let opened = OpenOptions::new().append(true).create(true).open(log);
+    opened.map(drop).map_err(|error| {
+        let log = log.display();
+        Error::usage(format!("--access-log {log}: {error}: name a file that can be written"))
+    })
+}
+
+/// The programs are what they should be, and the workers can have their addresses.
+async fn sound(args: &Args, data_dir: &Path, envoy: &Path, runsc: &Path) -> Result {
+    let runs = |path: &Path, checks: Vec<Check>| {
+        for Check { name, outcome } in checks {
+            if let Outcome::Fail { found, .. } = outcome {
+                let path = path.display();
+                return Err(Error::failed(format!(
+                    "{path} cannot be used as {name} ({found}): run deploy/setup.sh {name}, or give another --{name}"
+                )));
+            }
+        }
+        Ok(())
+    };
+    runs(runsc, vec![reveille_node::check_runsc(runsc).await])?;
+    runs(envoy, supervisor::checks(envoy))?;
+    let (workers, worker_cidr) = (args.workers, args.worker_cidr);
+    let default = reveille_node::Config::new(data_dir);
+    let node = reveille_node::Config { workers, worker_cidr, ..default };
+    reveille_node::check_network(&node).await.map_err(|error| Error::failed(chain(&error)))
 }
 
 /// Every folder that something is to run from is there.

@@ -28,7 +28,7 @@ pub use address::{Address, InvalidAddress};
 pub use authorize::{Authorize, Authorized, named};
 pub use identity::{Identity, InvalidIdentity, Role};
 pub use io::{Io, Peer};
-pub use listen::{ListenError, Listener, SocketFile};
+pub use listen::{LONGEST_SOCKET, ListenError, Listener, SocketFile};
 pub use tls::{Tls, TlsError, TlsFiles};
 #[cfg(feature = "simulation")]
 #[doc(hidden)]

@@ -25,6 +25,8 @@ use crate::task;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at a time. More wait in the kernel's queue.
 const HANDSHAKES: usize = 512;
+/// Of the path of a Unix socket, in bytes.
+pub const LONGEST_SOCKET: usize = 107;
 /// After an accept failed, as it does again and again when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -83,6 +85,13 @@ pub(super) async fn tcp(
 }
 
 async fn listen_unix(path: &Path) -> io::Result<Listener> {
+    let length = path.as_os_str().len();
+    if length > LONGEST_SOCKET {
+        let message = format!(
+            "its {length} bytes are more than the {LONGEST_SOCKET} of a socket: choose a shorter folder"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
     if UnixStream::connect(path).await.is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }
