@@ -267,15 +267,15 @@ fn up_starts_nothing_that_cannot_work() {
     let dir = tempfile::tempdir().unwrap();
     let long = "d".repeat(100);
     let route = ["--worker-cidr", "127.0.0.0/30"];
-    let cases: [(&str, &str, &str, &[&str], i32, &str); 6] = [
-        ("data", "/bin/true", runsc, &[], 1, "--envoy"),
-        ("data", envoy, "/bin/true", &[], 1, "--runsc"),
-        ("data", envoy, runsc, &["--worker-cidr", "10.78.0.0/30"], 1, "not for 8"),
-        ("data", envoy, runsc, &route, 2, "127.0.0.0/30"),
-        (&long, envoy, runsc, &[], 2, "choose a shorter one"),
-        ("data", envoy, runsc, &["--access-log", "/nowhere/log"], 2, "--access-log /nowhere/log"),
+    let cases: [([&str; 3], &[&str], i32, &str); 6] = [
+        (["data", "/bin/true", runsc], &[], 1, "--envoy"),
+        (["data", envoy, "/bin/true"], &[], 1, "--runsc"),
+        (["data", envoy, runsc], &["--worker-cidr", "10.78.0.0/30"], 1, "not for 8"),
+        (["data", envoy, runsc], &route, 2, "127.0.0.0/30"),
+        ([&long, envoy, runsc], &[], 2, "choose a shorter one"),
+        (["data", envoy, runsc], &["--access-log", "/nowhere/log"], 2, "--access-log /nowhere/log"),
     ];
-    for (data, envoy, runsc, flags, code, named) in cases {
+    for ([data, envoy, runsc], flags, code, named) in cases {
         let data = dir.path().join(data);
         let mut args = up_args(&data, envoy, runsc);
         args.extend(["--http", "--https"].into_iter().flat_map(|flag| [flag.to_owned(), free()]));

@@ -131,7 +131,8 @@ async fn listen(
         let Some(report) = report else { return Ok(()) };
         match report.report {
             Some(Report::Heartbeat(heartbeat)) => {
-                if !fleet.nodes.heartbeat(session, heartbeat) {
+                let goes_on = fleet.nodes.heartbeat(session, heartbeat);
+                if !goes_on {
                     return Err(Status::aborted("this node has registered anew"));
                 }
             }
