@@ -113,8 +113,13 @@ async fn session(
                 // Of a control plane that is newer than this agent.
                 Some(proto::NodeCommand { command: None }) => {}
             },
-            _ = heartbeat.tick() => send(Report::Heartbeat(pulse(actors))).await?,
-            Some(exited) = exits.recv() => send(Report::Exited(exited)).await?,
+            // What cannot be sent any more is answered by the stream's end, which tells why.
+            _ = heartbeat.tick(), if !reports.is_closed() => {
+                let _ = send(Report::Heartbeat(pulse(actors))).await;
+            }
+            Some(exited) = exits.recv(), if !reports.is_closed() => {
+                let _ = send(Report::Exited(exited)).await;
+            }
         }
     }
 }
