@@ -65,6 +65,7 @@ pub(super) fn again(config: &Config) -> Listener {
     let manager = HttpConnectionManager {
         stat_prefix: names::AGAIN.into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(route::config(Try::Again))),
+        http2_protocol_options: Some(Http2ProtocolOptions { allow_connect: true, ..http2() }),
         http_filters: vec![
             ext_proc_filter(config, &[names::FAILED_HEADER]),
             strip(),
@@ -127,12 +128,9 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
             accept_http_10: true,
             ..cluster::http1()
         }),
-        http2_protocol_options: Some(Http2ProtocolOptions {
-            max_concurrent_streams: uint32(STREAMS),
-            // WebSockets over HTTP/2 (RFC 8441).
-            allow_connect: true,
-            ..cluster::http2()
-        }),
+        // No WebSockets over HTTP/2 (RFC 8441): they bring no key, which actors of HTTP/1.1 ask for. A client to whom they are
+        // not offered makes a connection of HTTP/1.1 for each, which reaches actors of both kinds.
+        http2_protocol_options: Some(http2()),
         route_specifier: Some(RouteSpecifier::RouteConfig(route::config(Try::First))),
         http_filters: vec![strip(), ext_proc_filter(config, &[]), router_filter()],
         upgrade_configs: vec![UpgradeConfig {
@@ -162,6 +160,10 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
         access_log: access_log::access_log(&config.access_log),
         ..Default::default()
     }
+}
+
+fn http2() -> Http2ProtocolOptions {
+    Http2ProtocolOptions { max_concurrent_streams: uint32(STREAMS), ..cluster::http2() }
 }
 
 /// Requests of "internal" clients may carry headers that tell Envoy to retry, and Envoy takes every private
