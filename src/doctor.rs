@@ -9,6 +9,7 @@ use crate::{
     client::DEFAULT_DATA_DIR,
     error::{Error, Result},
     output::{self, Format, Table},
+    tools,
 };
 
 const EXAMPLES: &str = "\
@@ -29,9 +30,8 @@ pub(crate) struct Args {
     /// Envoy [default: .deps/bin/envoy here or above, else in PATH]
     #[arg(long, value_name = "PATH", env = "REVEILLE_ENVOY", hide_env_values = true)]
     envoy: Option<PathBuf>,
-    /// gVisor's runsc [default: .deps/bin/runsc here or above, else in PATH]
-    #[arg(long, value_name = "PATH", env = "REVEILLE_RUNSC", hide_env_values = true)]
-    runsc: Option<PathBuf>,
+    #[command(flatten)]
+    runtimes: tools::Runtimes,
     #[command(flatten)]
     output: output::Args,
 }

@@ -42,6 +42,7 @@ use crate::{
     error::{Error, Result},
     logging, output,
     roles::LadderArgs,
+    tools,
 };
 use keeper::Parts;
 pub(crate) use lock::holder;
@@ -101,9 +102,8 @@ pub(crate) struct Args {
     /// Envoy [default: .deps/bin/envoy here or above, else in PATH]
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
-    /// gVisor's runsc [default: .deps/bin/runsc here or above, else in PATH]
-    #[arg(long, value_name = "PATH")]
-    runsc: Option<PathBuf>,
+    #[command(flatten)]
+    runtimes: tools::Runtimes,
     /// Folder that templates may run from; may be given more than once [default: DATA_DIR/rootfs]
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,

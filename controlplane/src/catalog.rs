@@ -7,10 +7,7 @@ use std::{
 
 use reveille_api::{
     ActorKey, Ladder,
-    manifest::{
-        ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec,
-        template::{Rootfs, Runtime},
-    },
+    manifest::{ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec, template::Rootfs},
 };
 
 use crate::{
@@ -235,15 +232,14 @@ impl Catalog {
 
 /// Refuses what no code here can run.
 fn supported(spec: &ActorTemplateSpec) -> Result<(), Error> {
-    let refused = match (&spec.runtime, &spec.rootfs) {
-        (Runtime::Criu, _) => "spec.runtime: criu is not built in yet; write gvisor",
-        (_, Rootfs::Image(_)) => {
+    let refused = match &spec.rootfs {
+        Rootfs::Image(_) => {
             "spec.rootfs: images are not fetched yet; unpack it and write { directory: … }"
         }
-        (_, Rootfs::OciLayout(_)) => {
+        Rootfs::OciLayout(_) => {
             "spec.rootfs: OCI layouts are not read yet; unpack it and write { directory: … }"
         }
-        (Runtime::Gvisor, Rootfs::Directory(_)) => return Ok(()),
+        Rootfs::Directory(_) => return Ok(()),
     };
     Err(Error::Unsupported(refused.into()))
 }

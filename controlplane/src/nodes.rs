@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use reveille_api::{Stay, proto};
+use reveille_api::{Stay, manifest::template::Runtime, proto};
 use tokio::sync::watch;
 
 use crate::{
@@ -198,11 +198,18 @@ impl Nodes {
 
     /// True when nodes are known and none of them may run from this folder: it names what to do about that.
     pub fn forbid(&self, folder: &Path) -> bool {
+        self.none_of_some(|node| node.rootfs_folders.iter().any(|f| folder.starts_with(f)))
+    }
+
+    /// True when nodes are known and none of them has this runtime.
+    pub fn lack(&self, runtime: Runtime) -> bool {
+        self.none_of_some(|node| node.runtimes.iter().any(|found| found.name == runtime.name()))
+    }
+
+    fn none_of_some(&self, suits: impl Fn(&proto::Register) -> bool) -> bool {
         let inner = self.inner();
         let mut known = inner.values().filter(|node| !node.register.instance.is_empty()).peekable();
-        let allows =
-            |node: &Node| node.register.rootfs_folders.iter().any(|f| folder.starts_with(f));
-        known.peek().is_some() && !known.any(allows)
+        known.peek().is_some() && !known.any(|node| suits(&node.register))
     }
 
     /// True while a node is given up.

@@ -400,8 +400,7 @@ impl Driver {
                 let epoch = activation.record.epoch;
                 let core = self.core.clone();
                 let run = async move {
-                    let Activation { record, process, lease, .. } = *activation;
-                    core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+                    activation.end(&core).await;
                 };
                 self.stage = Stage::Destroying { epoch, done: run.boxed() };
             }
@@ -417,11 +416,11 @@ impl Driver {
 
     async fn exited(&mut self) {
         let Stage::Serving(activation) = self.take_stage() else { return };
-        let Activation { record, process, lease, .. } = *activation;
-        self.core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
-        self.end_activation(record.epoch);
+        let epoch = activation.record.epoch;
+        activation.end(&self.core).await;
+        self.end_activation(epoch);
         let message = format!("the process ended by itself: {}", activate::see_logs(&self.actor));
-        self.core.report_exit(&self.actor, record.epoch, message);
+        self.core.report_exit(&self.actor, epoch, message);
     }
 
     async fn delete_snapshots(&mut self, deletion: Deletion) -> Result<(), OpError> {

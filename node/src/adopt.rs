@@ -11,7 +11,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use reveille_api::ActorKey;
+use reveille_api::{ActorKey, manifest::template::Runtime as Kind};
 
 use crate::{
     actor::come_back,
@@ -20,6 +20,7 @@ use crate::{
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
     slots::Held,
+    runtime::{Runtime, Runtimes},
 };
 
 /// How long an adopted activation has to accept a connection.
@@ -30,22 +31,33 @@ pub(crate) struct Candidate {
     actor: ActorKey,
     fence: Fence,
     record: ActivationRecord,
+    runtime: Arc<dyn Runtime>,
     process: Process,
 }
 
 impl Candidate {
     /// The activations among the records that may be adopted.
-    pub(crate) fn among(records: &[Record]) -> Vec<Self> {
-        records.iter().filter_map(Self::of).collect()
+    pub(crate) fn among(records: &[Record], runtimes: &Runtimes) -> Vec<Self> {
+        records.iter().filter_map(|record| Self::of(record, runtimes)).collect()
     }
 
-    fn of(record: &Record) -> Option<Self> {
-        let activation = record.activation.clone()?;
-        if activation.phase == Phase::Starting {
+    fn of(record: &Record, runtimes: &Runtimes) -> Option<Self> {
+        let (actor, fence) = (record.actor.clone(), record.fence);
+        let record = record.activation.clone()?;
+        let process = Process::reopen(record.process?).ok()?;
+        let Some(runtime) = runtimes.get(record.runtime).cloned() else {
+            tracing::error!(%actor, "its runtime is not here any more: it is killed");
+            process.kill();
+            return None;
+        };
+        if record.phase == Phase::Starting {
             return None;
         }
-        let process = Process::reopen(activation.process?).ok()?;
-        Some(Self { actor: record.actor.clone(), fence: record.fence, record: activation, process })
+        Some(Self { actor, fence, record, runtime, process })
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.record.runtime
     }
 
     pub(crate) fn sandbox(&self) -> &str {
@@ -62,16 +74,15 @@ impl Candidate {
 
     /// Takes it over, or destroys it.
     pub(crate) async fn adopt(self, core: &Arc<Core>) -> Option<Box<Activation>> {
-        let Self { actor, fence, record, process } = self;
-        let sandbox = record.sandbox.clone();
+        let Self { actor, fence, record, runtime, process } = self;
         let Some(lease) = core.slots.adopt(&record.held(), &actor, record.epoch).await else {
             tracing::warn!(%actor, "a sandbox without its network is destroyed");
-            core.teardown(&sandbox, Some(&process), None).await;
+            core.teardown(&runtime, &record.sandbox, Some(&process), None).await;
             return None;
         };
         let endpoint = record.endpoint.to_string();
         let reply = Activated { endpoint, fetch_us: 0, restore_us: 0, ready_us: 0 };
-        let mut activation = Box::new(Activation { record, process, lease, reply });
+        let mut activation = Box::new(Activation { record, runtime, process, lease, reply });
         let outcome = match activation.record.phase.clone() {
             Phase::Suspending { snapshot } if core.snapshots.get(&actor, &snapshot).is_some() => {
                 Err("its snapshot is committed".into())
@@ -95,8 +106,7 @@ impl Candidate {
             }
             Err(why) => {
                 tracing::warn!(%actor, why, "a sandbox is not adopted but destroyed");
-                let Activation { process, lease, .. } = *activation;
-                core.teardown(&sandbox, Some(&process), Some(lease)).await;
+                activation.end(core).await;
                 None
             }
         }

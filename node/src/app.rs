@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 
 use crate::{
+    actor::chain,
     actors::Actors,
     adopt::{Candidate, fence_without},
     checks,
@@ -31,7 +32,7 @@ use crate::{
     files,
     logs::{Logs, ROTATE_EVERY},
     record::{Record, Records},
-    runtime::gvisor::Gvisor,
+    runtime::{Kind, Runtime, Runtimes, criu::Criu, gvisor::Gvisor},
     server::Service,
     session::{self, Introduction},
     slots::Slots,
@@ -93,15 +94,18 @@ impl Config {
             BuildError::Invalid(format!("{nft} was not found: install the package nftables"))
         })?;
         let rootfs_allow = canonical(&self.rootfs_allow)?;
-        let runtime =
-            Gvisor::detect(&self.runsc, &layout.runtime, &layout.bundles, &layout.netns).await?;
-        let runtime: Arc<dyn crate::runtime::Runtime> = Arc::new(runtime);
+        let runtimes = self.runtimes(&layout).await?;
         let home = home(&layout).map_err(BuildError::State)?;
         let records = Records::new(&layout.records);
         let known = records.load().map_err(BuildError::State)?;
-        let candidates = Candidate::among(&known);
-        let keep: Vec<_> = candidates.iter().map(|c| c.sandbox().to_owned()).collect();
-        runtime.sweep(&keep).await?;
+        let candidates = Candidate::among(&known, &runtimes);
+        for runtime in runtimes.iter() {
+            let mine = candidates.iter().filter(|candidate| candidate.kind() == runtime.kind());
+            let keep: Vec<_> = mine.map(|candidate| candidate.sandbox().to_owned()).collect();
+            let name = runtime.name();
+            let swept = runtime.sweep(&keep).await;
+            swept.map_err(|source| BuildError::Runtime { name, source })?;
+        }
         // Of the dead ones too: there may be clients to be told.
         let held: Vec<_> =
             known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();
@@ -112,7 +116,7 @@ impl Config {
         let core = Arc::new(Core {
             node: self.node.clone(),
             instance: uuid::Uuid::now_v7().to_string(),
-            runtime,
+            runtimes,
             newest: Newest::default(),
             slots,
             snapshots: Snapshots::open(&layout.snapshots).map_err(BuildError::State)?,
@@ -133,6 +137,35 @@ impl Config {
             home,
         };
         Ok(App { actors, listener, address, introduction, control_plane, exits, _lock: lock })
+    }
+
+    /// Those that work here.
+    async fn runtimes(&self, layout: &Layout) -> Result<Runtimes, BuildError> {
+        let pins = files::names(&layout.netns).map_err(BuildError::State)?;
+        let pins: Vec<_> = pins.into_iter().map(|name| layout.netns.join(name)).collect();
+        let criu = Criu::detect(&self.programs(), layout.containers(pins.clone())).await;
+        let mounts = pins.into_iter().chain([layout.memory.clone()]).collect();
+        let gvisor = Gvisor::detect(&self.runsc, &layout.runsc, &layout.bundles, mounts).await;
+        let found: [(Kind, Result<Arc<dyn Runtime>, _>); 2] = [
+            (Kind::Gvisor, gvisor.map(|gvisor| Arc::new(gvisor) as _)),
+            (Kind::Criu, criu.map(|criu| Arc::new(criu) as _)),
+        ];
+        let none = found.iter().all(|(_, found)| found.is_err());
+        let mut runtimes = Vec::new();
+        for (kind, found) in found {
+            let name = kind.name();
+            match found {
+                Ok(runtime) => runtimes.push(runtime),
+                Err(source) if none || self.required.contains(&kind) => {
+                    return Err(BuildError::Runtime { name, source });
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::info!(runtime = name, error, "this node does without a runtime");
+                }
+            }
+        }
+        Ok(Runtimes::new(runtimes))
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -226,10 +259,10 @@ async fn settle(actors: &Actors, destroy: bool) -> Result<(), Error> {
         return Ok(());
     }
     core.slots.destroy(&core.layout).await.map_err(Error::Destroy)?;
-    for dir in [&core.layout.runtime, &core.layout.bundles, &core.layout.netns] {
-        files::remove(dir).map_err(Error::Destroy)?;
+    for runtime in core.runtimes.iter() {
+        runtime.destroy().map_err(|error| Error::Destroy(io::Error::other(chain(&error))))?;
     }
-    Ok(())
+    files::remove(&core.layout.netns).map_err(Error::Destroy)
 }
 
 /// Cuts large logs, for ever.

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::check::Check;
+use reveille_api::check::{Check, Outcome};
 use rustix::thread::CapabilitySet;
 
 use crate::{
+    actor::chain,
     config::{Config, Layout},
-    runtime::gvisor::{Flags, Gvisor},
+    runtime::{
+        Runtime,
+        criu::{Criu, Programs},
+        gvisor::{Flags, Gvisor},
+    },
     slots,
 };
 
@@ -28,13 +33,19 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
 /// Looks at everything this node needs.
 pub async fn checks(config: &Config) -> Vec<Check> {
     let privileged = privileges();
-    let may = matches!(privileged.outcome, reveille_api::check::Outcome::Ok { .. });
-    let mut checks = vec![privileged, check_runsc(&config.runsc).await];
+    let may = matches!(privileged.outcome, Outcome::Ok { .. });
+    let mut gvisor = vec![check_runsc(&config.runsc).await];
+    let mut criu = vec![containers(&config.programs()).await];
     if may {
-        checks.push(sandbox(config).await);
+        gvisor.push(sandbox(config).await);
+        criu.push(container(config).await);
     } else {
-        checks.push(Check::warn("sandbox", "not tried without root", "run doctor with sudo"));
+        for (name, checks) in [("sandbox", &mut gvisor), ("container", &mut criu)] {
+            checks.push(Check::warn(name, "not tried without root", "run doctor with sudo"));
+        }
     }
+    let mut checks = vec![privileged];
+    checks.extend(one_of(gvisor, criu));
     checks.push(nft(&config.nft).await);
     if may {
         checks.push(network(config).await);
@@ -96,9 +107,8 @@ async fn sandbox(config: &Config) -> Check {
     const NAME: &str = "sandbox";
     let trial = async {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (root, bundles, pins) =
-            (dir.path().join("root"), dir.path().join("bundles"), dir.path().join("pins"));
-        let gvisor = Gvisor::detect(&config.runsc, &root, &bundles, &pins).await;
+        let (root, bundles) = (dir.path().join("root"), dir.path().join("bundles"));
+        let gvisor = Gvisor::detect(&config.runsc, &root, &bundles, Vec::new()).await;
         let gvisor = gvisor.map_err(|error| error.to_string())?;
         gvisor.try_out().await.map_err(|error| error.to_string())
     };
@@ -113,6 +123,55 @@ async fn sandbox(config: &Config) -> Check {
             Check::fail(NAME, format!("nothing happened for {LIMIT:?}"), "try another kernel")
         }
     }
+}
+
+async fn containers(programs: &Programs) -> Check {
+    const NAME: &str = "criu, runc";
+    const FIX: &str = "run deploy/setup.sh criu runc, or give --criu and --runc";
+    for program in [&programs.criu, &programs.runc] {
+        if find_program(program).is_none() {
+            return Check::fail(NAME, format!("{} was not found", program.display()), FIX);
+        }
+    }
+    match programs.versions().await {
+        Ok(version) => Check::ok(NAME, version),
+        Err(error) => Check::fail(NAME, chain(&error), FIX),
+    }
+}
+
+/// Really saves a container and restores it, with the machine's root directory under it.
+async fn container(config: &Config) -> Check {
+    const NAME: &str = "container";
+    const FIX: &str = "see the message; CRIU needs cgroup v2 (Linux 5.14), overlayfs and CONFIG_CHECKPOINT_RESTORE";
+    let trial = async {
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let layout = Layout::new(dir.path(), dir.path());
+        let criu = Criu::detect(&config.programs(), layout.containers(Vec::new())).await;
+        let criu = criu.map_err(|error| chain(&error))?;
+        let tried = tokio::time::timeout(LIMIT, criu.try_out()).await;
+        criu.destroy().map_err(|error| chain(&error))?;
+        tried.map_err(|_| format!("nothing happened for {LIMIT:?}"))?.map_err(|error| chain(&error))
+    };
+    match trial.await {
+        Ok(()) => Check::ok(NAME, "a container is saved and restored (cgroup v2, CRIU)"),
+        Err(why) => Check::fail(NAME, why, FIX),
+    }
+}
+
+/// One runtime is enough: what the other lacks is no failure then.
+fn one_of(gvisor: Vec<Check>, criu: Vec<Check>) -> Vec<Check> {
+    let works = |checks: &[Check]| {
+        !checks.iter().any(|check| matches!(check.outcome, Outcome::Fail { .. }))
+    };
+    let (gvisor_works, criu_works) = (works(&gvisor), works(&criu));
+    let lenient = |check: Check, other_works: bool| match check.outcome {
+        Outcome::Fail { found, fix } if other_works => Check::warn(check.name, found, fix),
+        outcome => Check { outcome, ..check },
+    };
+    let gvisor = gvisor.into_iter().map(|check| lenient(check, criu_works));
+    // Most templates are of gVisor: without both, that is what to see to.
+    let criu = criu.into_iter().map(|check| lenient(check, gvisor_works));
+    gvisor.chain(criu).collect()
 }
 
 async fn nft(nft: &Path) -> Check {
@@ -146,7 +205,7 @@ async fn network(config: &Config) -> Check {
         let opened = slots::Slots::open(&layout, config.worker_cidr, 1, &nft, &[], &[]).await;
         let outcome = match opened {
             Ok(slots) => slots.destroy(&layout).await.map_err(|error| error.to_string()),
-            Err(error) => Err(crate::actor::chain(&error)),
+            Err(error) => Err(chain(&error)),
         };
         slots::remove_all(&layout).await.map_err(|error| error.to_string())?;
         outcome
@@ -169,8 +228,7 @@ async fn network(config: &Config) -> Check {
 
 /// Templates may ask for limits that only cgroup v2 can keep.
 fn limits() -> Check {
-    const FIX: &str =
-        "templates' resources.cpu and resources.memory are not enforced by this version (pids are)";
+    const FIX: &str = "templates' resources.cpu and resources.memory are not enforced by this version; pids are by gvisor, and by criu where cgroup v2 has that controller";
     let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
     let found = match controllers {
         Ok(text) if text.contains("memory") => {

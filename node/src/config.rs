@@ -6,9 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::net::{Address, ListenError, NoTls, Transport};
+use reveille_api::{
+    manifest::template::Runtime,
+    net::{Address, ListenError, NoTls, Transport},
+};
 
-use crate::{runtime, slots, slots::Cidr};
+use crate::{
+    runtime::{
+        self,
+        criu::{Places, Programs},
+    },
+    slots,
+    slots::Cidr,
+};
 
 /// Everything the node agent is told. [`Config::build`](crate::Config::build) makes an [`App`](crate::App) of it.
 #[derive(Clone, Debug)]
@@ -18,7 +28,7 @@ pub struct Config {
     /// Root of all state. The agent keeps its own under `node/`; interfaces and namespaces are named after a
     /// hash of this path, so that several data directories live side by side on one machine.
     pub data_dir: PathBuf,
-    /// Files that live as long as the machine runs: pinned network namespaces.
+    /// Files that live as long as the machine runs: pinned network namespaces, what containers write.
     pub run_dir: PathBuf,
     /// Our certificate, if the control plane and we are to reach each other by TCP.
     pub transport: Transport,
@@ -36,6 +46,12 @@ pub struct Config {
     pub worker_cidr: Cidr,
     /// The runsc binary.
     pub runsc: PathBuf,
+    /// The criu binary, likewise.
+    pub criu: PathBuf,
+    /// The runc binary, which starts what criu saves; likewise.
+    pub runc: PathBuf,
+    /// Runtimes that must work. Others are left out if they do not.
+    pub required: Vec<Runtime>,
     /// The nft binary; a bare name is looked up in `PATH` and the usual places.
     pub nft: PathBuf,
     /// A template's rootfs directory must lie in one of these.
@@ -59,11 +75,18 @@ impl Config {
             labels: HashMap::new(),
             worker_cidr: Cidr::default(),
             runsc: "runsc".into(),
+            criu: "criu".into(),
+            runc: "runc".into(),
+            required: Vec::new(),
             nft: "nft".into(),
             rootfs_allow: Vec::new(),
             data_dir,
             run_dir,
         }
+    }
+
+    pub(crate) fn programs(&self) -> Programs {
+        Programs { criu: self.criu.clone(), runc: self.runc.clone() }
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -75,8 +98,12 @@ impl Config {
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) root: PathBuf,
-    pub(crate) runtime: PathBuf,
+    /// Of gVisor: its state, its bundles.
+    pub(crate) runsc: PathBuf,
     pub(crate) bundles: PathBuf,
+    /// Of CRIU: its bundles, and what containers write.
+    pub(crate) containers: PathBuf,
+    pub(crate) memory: PathBuf,
     pub(crate) snapshots: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) records: PathBuf,
@@ -93,8 +120,10 @@ impl Layout {
         let whole = data_dir.canonicalize().unwrap_or_else(|_| data_dir.into());
         let hash = blake3::hash(whole.as_os_str().as_encoded_bytes()).to_hex();
         Self {
-            runtime: root.join("runsc"),
+            runsc: root.join("runsc"),
             bundles: root.join("bundles"),
+            containers: root.join("criu"),
+            memory: run_dir.join("memory"),
             snapshots: root.join("snapshots"),
             logs: root.join("logs"),
             records: root.join("records"),
@@ -105,10 +134,18 @@ impl Layout {
         }
     }
 
+    /// For CRIU. `mounts` are those of the agent that its namespace must not hold.
+    pub(crate) fn containers(&self, mounts: Vec<PathBuf>) -> Places {
+        Places {
+            bundles: self.containers.clone(),
+            memory: self.memory.clone(),
+            mounts,
+            prefix: self.prefix.clone(),
+        }
+    }
+
     pub(crate) fn create(&self) -> Result<(), BuildError> {
-        let all =
-            [&self.root, &self.runtime, &self.bundles, &self.snapshots, &self.logs, &self.records];
-        for dir in all.into_iter().chain([&self.netns]) {
+        for dir in [&self.root, &self.snapshots, &self.logs, &self.records, &self.netns] {
             crate::files::create_private_dir(dir)
                 .map_err(|source| BuildError::Directory { path: dir.clone(), source })?;
         }
@@ -119,7 +156,7 @@ impl Layout {
 /// Why the agent cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// It needs root: namespaces, mounts, runsc.
+    /// It needs root: namespaces, mounts, sandboxes.
     #[error("the node agent must run as root: run it with sudo")]
     NotRoot,
     /// A directory cannot be made.
@@ -134,8 +171,13 @@ pub enum BuildError {
     #[error("{0}")]
     Invalid(String),
     /// The runtime does not work.
-    #[error("the gVisor runtime cannot be used")]
-    Runtime(#[from] runtime::Error),
+    #[error("the runtime {name} cannot be used")]
+    Runtime {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: runtime::Error,
+    },
     /// The network of the workers cannot be made.
     #[error("the workers' network cannot be made")]
     Slots(#[from] slots::Error),

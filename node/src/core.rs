@@ -10,7 +10,7 @@ use std::{
 
 use reveille_api::{
     ActorKey, Epoch, Failure,
-    manifest::template::{ActorTemplateSpec, Rootfs},
+    manifest::template::{ActorTemplateSpec, Rootfs, Runtime as Kind},
     proto,
 };
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::{
     logs::Logs,
     process::Process,
     record::{ActivationRecord, Fenced, Records},
-    runtime::Runtime,
+    runtime::{Runtime, Runtimes},
     slots::{Lease, Slots},
     snapshots::Snapshots,
     stay::{Newest, Over},
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     /// Changes with every start of the agent.
     pub(crate) instance: String,
     pub(crate) layout: Layout,
-    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) runtimes: Runtimes,
     pub(crate) newest: Newest,
     pub(crate) slots: Slots,
     pub(crate) snapshots: Snapshots,
@@ -96,8 +96,12 @@ impl Core {
         format!("{}{}", self.layout.prefix, &blake3::hash(seed.as_bytes()).to_hex()[..12])
     }
 
-    pub(crate) fn bundle(&self, sandbox: &str) -> PathBuf {
-        self.layout.bundles.join(sandbox)
+    /// The runtime of a template.
+    pub(crate) fn runtime(&self, kind: Kind) -> Result<&Arc<dyn Runtime>, String> {
+        let name = kind.name();
+        self.runtimes
+            .get(kind)
+            .ok_or_else(|| format!("this node has no runtime {name}: see `reveille doctor` on it"))
     }
 
     /// The index in `<node>-<index>`.
@@ -117,15 +121,15 @@ impl Core {
     /// on in the background.
     pub(crate) async fn teardown(
         self: &Arc<Self>,
+        runtime: &Arc<dyn Runtime>,
         sandbox: &str,
         process: Option<&Process>,
         lease: Option<Lease>,
     ) {
-        let bundle = self.bundle(sandbox);
         match process {
             Some(process) => process.end().await,
             None => {
-                if let Err(error) = self.runtime.kill(&bundle).await {
+                if let Err(error) = runtime.kill(sandbox).await {
                     tracing::error!(sandbox, %error, "a sandbox could not be killed");
                 }
             }
@@ -133,13 +137,9 @@ impl Core {
         if let Some(lease) = lease {
             lease.recycle();
         }
-        if !bundle.exists() {
-            // It did not come so far that runsc knows it.
-            return;
-        }
-        let (core, sandbox) = (self.clone(), sandbox.to_owned());
+        let (runtime, sandbox) = (runtime.clone(), sandbox.to_owned());
         self.cleanups.spawn(async move {
-            if let Err(error) = core.runtime.discard(&sandbox, &bundle).await {
+            if let Err(error) = runtime.discard(&sandbox).await {
                 tracing::warn!(sandbox, %error, "a dead sandbox was not deleted; the next start will do it");
             }
         });
@@ -158,9 +158,18 @@ impl Core {
 #[derive(Debug)]
 pub(crate) struct Activation {
     pub(crate) record: ActivationRecord,
+    pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) process: Process,
     pub(crate) lease: Lease,
     pub(crate) reply: Activated,
+}
+
+impl Activation {
+    /// See [`Core::teardown`].
+    pub(crate) async fn end(self, core: &Arc<Core>) {
+        let Self { record, runtime, process, lease, .. } = self;
+        core.teardown(&runtime, &record.sandbox, Some(&process), Some(lease)).await;
+    }
 }
 
 /// What a wake is told.

@@ -4,7 +4,7 @@
 //!   control plane ──gRPC──▶ server ──▶ actors ──▶ actor (one driver per actor: activate, suspend, …)
 //!         ▲                                          │
 //!         └── session (registers, beats)             ├─▶ slots      networks: namespaces, veths, endpoints
-//!                                                    ├─▶ runtime    sandboxes: runsc
+//!                                                    ├─▶ runtime    sandboxes: runsc, criu
 //!                                                    ├─▶ snapshots  images on disk, whole or not there
 //!                                                    ├─▶ record     what the next agent must know
 //!                                                    └─▶ readiness  when it answers

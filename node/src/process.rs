@@ -2,11 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// How long a new agent waits for commands of the one before it.
+const COMMAND: Duration = Duration::from_secs(10);
 
 /// Which process this is, also after a restart of the agent: a pid is used again, a pid with its start time is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +105,12 @@ pub(crate) async fn all(
 /// Kills processes and returns once they are gone.
 pub(crate) async fn end(processes: &[Process]) {
     futures::future::join_all(processes.iter().map(Process::end)).await;
+}
+
+/// Gives commands of an agent that died some time to end.
+pub(crate) async fn let_finish(commands: &[Process]) {
+    let finished = futures::future::join_all(commands.iter().map(Process::exited));
+    let _ = tokio::time::timeout(COMMAND, finished).await;
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::{ActorKey, Epoch, proto};
+use reveille_api::{ActorKey, Epoch, manifest::template::Runtime, proto};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -88,6 +88,8 @@ pub(crate) struct ActivationRecord {
     pub(crate) slot: u32,
     /// End of the sandbox's network in the outer namespace.
     pub(crate) link: String,
+    #[serde(default = "gvisor")]
+    pub(crate) runtime: Runtime,
     pub(crate) sandbox: String,
     pub(crate) endpoint: SocketAddrV4,
     /// The port inside.
@@ -99,6 +101,11 @@ pub(crate) struct ActivationRecord {
     /// The last snapshot that was called off by a resume.
     #[serde(default)]
     pub(crate) resumed: Option<String>,
+}
+
+/// Of records from before there was another.
+fn gvisor() -> Runtime {
+    Runtime::Gvisor
 }
 
 /// How far an activation is.
@@ -227,6 +234,7 @@ mod tests {
             worker: "n-0".into(),
             slot: 0,
             link: "in1".into(),
+            runtime: Runtime::Criu,
             sandbox: "s".into(),
             endpoint: "10.213.0.2:20000".parse().unwrap(),
             port: 8080,

@@ -11,10 +11,13 @@
 //! A runtime knows nothing of actors, epochs or endpoints: it is given a [`Sandbox`], and everything that
 //! serialises, fences or cleans up after a crash is its caller's.
 
+pub(crate) mod criu;
 pub(crate) mod gvisor;
 mod launcher;
+mod oci;
 
 use std::{
+    fmt::Debug,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -24,14 +27,18 @@ use std::{
 
 use futures::future::BoxFuture;
 use reveille_api::manifest::template::EnvVar;
+pub(crate) use reveille_api::manifest::template::Runtime as Kind;
+
+use crate::files;
+
+/// Longest text of a program that is handed on.
+const MAX_MESSAGE: usize = 2048;
 
 /// Everything a sandbox is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox {
     /// Unique for ever; all have the same length, so that none is a prefix of another.
     pub(crate) id: String,
-    /// A directory of its own, removed by [`Runtime::discard`].
-    pub(crate) bundle: PathBuf,
     pub(crate) hostname: String,
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<EnvVar>,
@@ -45,9 +52,14 @@ pub(crate) struct Sandbox {
 }
 
 /// Mechanism of one kind of sandbox.
-pub(crate) trait Runtime: Send + Sync {
-    /// As templates and snapshots name it.
-    fn name(&self) -> &'static str;
+pub(crate) trait Runtime: Debug + Send + Sync {
+    /// As templates name it.
+    fn kind(&self) -> Kind;
+
+    /// As snapshots and the control plane name it.
+    fn name(&self) -> &'static str {
+        self.kind().name()
+    }
 
     /// A snapshot is restored by the version that took it.
     fn version(&self) -> &str;
@@ -72,13 +84,34 @@ pub(crate) trait Runtime: Send + Sync {
     fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Kills what runs of a sandbox, also one half-made. Quick: what is left is dead and serves nobody.
-    fn kill<'a>(&'a self, bundle: &'a Path) -> BoxFuture<'a, Result<(), Error>>;
+    fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Removes what a killed sandbox leaves behind, its bundle included. May take seconds.
-    fn discard<'a>(&'a self, id: &'a str, bundle: &'a Path) -> BoxFuture<'a, Result<(), Error>>;
+    /// Removes what a killed sandbox leaves behind, if anything. May take seconds.
+    fn discard<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Kills and removes every sandbox of this data directory that is not in `keep`.
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Removes its directories. There is no sandbox any more.
+    fn destroy(&self) -> Result<(), Error>;
+}
+
+/// The runtimes of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtimes(Vec<Arc<dyn Runtime>>);
+
+impl Runtimes {
+    pub(crate) fn new(runtimes: Vec<Arc<dyn Runtime>>) -> Self {
+        Self(runtimes)
+    }
+
+    pub(crate) fn get(&self, kind: Kind) -> Option<&Arc<dyn Runtime>> {
+        self.iter().find(|runtime| runtime.kind() == kind)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn Runtime>> {
+        self.0.iter()
+    }
 }
 
 /// Why a runtime failed. The text is for the operator.
@@ -93,16 +126,20 @@ pub enum Error {
         source: io::Error,
     },
     /// It said no.
-    #[error("runsc {command} failed: {message}")]
+    #[error("{program} {command} failed: {message}")]
     Failed {
+        /// Its name.
+        program: &'static str,
         /// Its verb.
         command: &'static str,
         /// Its last words.
         message: String,
     },
     /// It took too long and was killed.
-    #[error("runsc {command} did not end within {limit:?}")]
+    #[error("{program} {command} did not end within {limit:?}")]
     TimedOut {
+        /// Its name.
+        program: &'static str,
         /// Its verb.
         command: &'static str,
         /// How long it was given.
@@ -124,8 +161,76 @@ pub enum Error {
 }
 
 impl Error {
+    /// A program said no; the text is cut where it is too long.
+    pub(crate) fn failed(
+        program: &'static str,
+        command: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        Self::Failed { program, command, message }
+    }
+
     pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { operation, path, source }
+    }
+}
+
+/// Resolves a bare name in `PATH` and checks that the file is there.
+fn find(binary: &Path) -> Result<PathBuf, Error> {
+    let found = crate::checks::find_program(binary);
+    let missing =
+        || Error::Spawn { program: binary.into(), source: io::ErrorKind::NotFound.into() };
+    let found = found.ok_or_else(missing)?;
+    File::open(&found).map_err(|source| Error::Spawn { program: found.clone(), source })?;
+    Ok(found)
+}
+
+fn read_pid(path: &Path) -> Result<i32, Error> {
+    let pid = std::fs::read_to_string(path).and_then(|text| {
+        text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    pid.map_err(Error::file("read", path))
+}
+
+/// Removes what is left of the sandboxes that have a bundle here and are not in `keep`.
+async fn discard_others(
+    runtime: &impl Runtime,
+    bundles: &Path,
+    keep: &[String],
+) -> Result<(), Error> {
+    let names = files::names(bundles).map_err(Error::file("read", bundles))?;
+    let orphans = names.into_iter().filter(|id| !keep.contains(id));
+    let discards = orphans.map(|id| async move {
+        if let Err(error) = runtime.discard(&id).await {
+            tracing::warn!(sandbox = id, %error, "a leftover sandbox was not deleted");
+        }
+    });
+    futures::future::join_all(discards).await;
+    Ok(())
+}
+
+/// The last error of a log in JSON lines, as runc and runsc write it.
+fn last_error(log: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        msg: String,
+        level: String,
+    }
+    let lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    lines.filter(|line| line.level == "error" || line.level == "fatal").map(|line| line.msg).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_a_log_is_found() {
+        let log = "{\"msg\":\"first\",\"level\":\"error\"}\nnoise\n{\"msg\":\"second\",\"level\":\"error\"}\n{\"msg\":\"x\",\"level\":\"info\"}\n";
+        assert_eq!(last_error(log).as_deref(), Some("second"));
+        assert_eq!(last_error("noise"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use reveille_api::{
     ActorKey, Epoch, Failure, Stay,
-    manifest::template::{ActorTemplateSpec, Runtime},
+    manifest::template::ActorTemplateSpec,
     proto::{self, node_agent_server::NodeAgent, suspend_reply::Outcome},
 };
 use tokio_util::sync::CancellationToken;
@@ -50,10 +50,6 @@ fn snapshot_id(id: String) -> Result<String, OpError> {
 
 fn activate(request: proto::ActivateRequest) -> Result<Activate, OpError> {
     let template: ActorTemplateSpec = serde_json::from_str(&request.template)?;
-    if template.runtime != Runtime::Gvisor {
-        let name = template.runtime.name();
-        return Err(OpError::Invalid(format!("this node has no runtime {name:?}")));
-    }
     let snapshot = match request.snapshot {
         empty if empty.is_empty() => None,
         id => Some(snapshot_id(id)?),

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::actors::Actors;
+use crate::{actors::Actors, runtime::Runtime};
 
 /// Pauses before a new session, at first and at most.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -132,15 +132,16 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
         address: introduction.address.to_string(),
         workers: introduction.workers,
         labels: introduction.labels.clone(),
-        runtimes: vec![proto::Runtime {
-            name: core.runtime.name().into(),
-            version: core.runtime.version().into(),
-        }],
+        runtimes: core.runtimes.iter().map(introduce).collect(),
         inventory: Some(actors.inventory()),
         stay: core.newest.get().0,
         home: introduction.home.clone(),
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
+}
+
+fn introduce(runtime: &Arc<dyn Runtime>) -> proto::Runtime {
+    proto::Runtime { name: runtime.name().into(), version: runtime.version().into() }
 }
 
 fn pulse(actors: &Actors) -> proto::Heartbeat {

@@ -37,11 +37,9 @@ pub(super) async fn checks(args: &Args) -> Vec<Check> {
     checks
 }
 
-/// As `up` would run it. A runsc that is not there is told by the node's own check.
+/// As `up` would run it. Programs that are not there are told by the node's own checks.
 fn node(args: &Args) -> reveille_node::Config {
-    let named = args.runsc.clone().unwrap_or_else(|| "runsc".into());
-    let runsc = tools::find("runsc", args.runsc.as_deref()).unwrap_or(named);
-    reveille_node::Config { runsc, ..reveille_node::Config::new(&args.data_dir) }
+    args.runtimes.complete(reveille_node::Config::new(&args.data_dir))
 }
 
 /// What runsc's platform and cgroup.freeze need.

@@ -50,9 +50,8 @@ pub(crate) struct Args {
     /// Addresses of the workers' networks, a /30 for each
     #[arg(long, value_name = "CIDR", default_value_t = Cidr::default())]
     worker_cidr: Cidr,
-    /// gVisor's runsc [default: .deps/bin/runsc here or above, else in PATH]
-    #[arg(long, value_name = "PATH")]
-    runsc: Option<PathBuf>,
+    #[command(flatten)]
+    runtimes: tools::Runtimes,
     /// Folder that templates may run from; may be given more than once
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
@@ -77,8 +76,8 @@ impl Role for Args {
     }
 
     async fn serve(self, stop: Stop) -> Result {
-        let runsc = tools::find("runsc", self.runsc.as_deref()).map_err(Error::failed)?;
-        let default = reveille_node::Config::new(self.data_dir);
+        self.runtimes.check().map_err(Error::failed)?;
+        let default = self.runtimes.complete(reveille_node::Config::new(self.data_dir));
         let config = reveille_node::Config {
             transport: self.tls.transport(net::Role::Node, Some(&self.name))?,
             node: self.name,
@@ -88,7 +87,6 @@ impl Role for Args {
             workers: self.workers,
             labels: self.label.into_iter().collect(),
             worker_cidr: self.worker_cidr,
-            runsc,
             rootfs_allow: self.allow_rootfs,
             ..default
         };

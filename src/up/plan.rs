@@ -42,7 +42,6 @@ pub(super) struct Plan {
     /// Absolute.
     pub(super) data_dir: PathBuf,
     pub(super) envoy: PathBuf,
-    pub(super) runsc: PathBuf,
     pub(super) https: Files,
     /// Of the `--apply` files.
     pub(super) manifests: Vec<Manifest>,
@@ -81,8 +80,10 @@ impl Plan {
                     .with("--listen", self.socket("node.sock"))
                     .with("--control-plane", self.control().to_string())
                     .with("--workers", args.workers.to_string())
-                    .with("--worker-cidr", args.worker_cidr.to_string())
-                    .with("--runsc", &self.runsc);
+                    .with("--worker-cidr", args.worker_cidr.to_string());
+                for (name, path) in args.runtimes.named() {
+                    line.with(&format!("--{name}"), path);
+                }
                 for folder in self.allowed_folders() {
                     line.with("--allow-rootfs", folder);
                 }

@@ -35,7 +35,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
         ));
     }
     let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
-    let runsc = tools::find("runsc", args.runsc.as_deref()).map_err(Error::failed)?;
+    args.runtimes.check().map_err(Error::failed)?;
     tools::find(tools::NFT, None).map_err(Error::failed)?;
     all_there(&args, &manifests)?;
     let data_dir = std::path::absolute(&args.data_dir)
@@ -57,7 +57,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
     };
     let free = free(&args, linger).await;
     let sound = match free {
-        Ok(()) => sound(&args, &data_dir, &envoy, &runsc).await,
+        Ok(()) => sound(&args, &data_dir, &envoy).await,
         taken => taken,
     };
     if let Err(error) = sound {
@@ -75,7 +75,7 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
             files
         }
     };
-    let plan = Plan { args, data_dir, envoy, runsc, https, manifests, applied_folders, lock };
+    let plan = Plan { args, data_dir, envoy, https, manifests, applied_folders, lock };
     let rootfs = plan.default_rootfs();
     std::fs::create_dir_all(&rootfs).map_err(|error| Error::because(rootfs.display(), &error))?;
     Ok(plan)
@@ -120,7 +120,7 @@ fn can_be_written(log: &Path) -> Result {
 }
 
 /// The programs are what they should be, and the workers can have their addresses.
-async fn sound(args: &Args, data_dir: &Path, envoy: &Path, runsc: &Path) -> Result {
+async fn sound(args: &Args, data_dir: &Path, envoy: &Path) -> Result {
     let runs = |path: &Path, checks: Vec<Check>| {
         for Check { name, outcome } in checks {
             if let Outcome::Fail { found, .. } = outcome {
@@ -132,11 +132,15 @@ async fn sound(args: &Args, data_dir: &Path, envoy: &Path, runsc: &Path) -> Resu
         }
         Ok(())
     };
-    runs(runsc, vec![reveille_node::check_runsc(runsc).await])?;
     runs(envoy, supervisor::checks(envoy))?;
     let (workers, worker_cidr) = (args.workers, args.worker_cidr);
     let default = reveille_node::Config::new(data_dir);
     let node = reveille_node::Config { workers, worker_cidr, ..default };
+    let node = args.runtimes.complete(node);
+    // The node does without one that is not there.
+    if node.runsc.is_absolute() {
+        runs(&node.runsc, vec![reveille_node::check_runsc(&node.runsc).await])?;
+    }
     reveille_node::check_network(&node).await.map_err(|error| Error::failed(chain(&error)))
 }
 

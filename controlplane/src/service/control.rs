@@ -6,7 +6,7 @@ use futures::{StreamExt, stream::BoxStream};
 use reveille_api::{
     ActorKey,
     key::check_label,
-    manifest::{self, Manifest},
+    manifest::{self, Manifest, Spec},
     proto::{self, control_server::Control},
 };
 use tokio::sync::{broadcast::error::RecvError, mpsc};
@@ -34,7 +34,16 @@ impl ControlService {
         Self { fleet }
     }
 
-    /// A template that no node may run is accepted, since a node that may can still come; but it is said.
+    /// A template that no node can run is accepted, since a node that can may still come; but it is said.
+    fn lacking(&self, manifest: &Manifest) -> Option<String> {
+        let Spec::ActorTemplate(spec) = &manifest.spec else { return None };
+        let name = spec.runtime.name();
+        self.fleet.nodes.lack(spec.runtime).then(|| {
+            format!("no node has the runtime {name}: `reveille doctor` says what it lacks there")
+        })
+    }
+
+    /// The same of one that no node may run.
     fn forbidden(&self, manifest: &Manifest) -> Option<String> {
         let folder = manifest.rootfs_folder().filter(|folder| self.fleet.nodes.forbid(folder))?;
         let folder = folder.display();
@@ -84,9 +93,9 @@ impl Control for ControlService {
         let kind = manifest.spec.kind().to_owned();
         let namespace = manifest.namespace().unwrap_or_default().to_owned();
         let name = manifest.metadata.name.clone();
-        let forbidden = self.forbidden(&manifest);
+        let impossible = [self.lacking(&manifest), self.forbidden(&manifest)];
         let (outcome, mut warnings) = self.fleet.catalog.apply(manifest).await?;
-        warnings.extend(forbidden);
+        warnings.extend(impossible.into_iter().flatten());
         if kind == "WorkerPool" {
             self.fleet.placement.set_pools(self.fleet.catalog.pools());
         }

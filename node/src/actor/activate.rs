@@ -1,7 +1,7 @@
 //! From nothing to an activation that answers.
 //!
 //! ```text
-//!  lease the slot ─▶ check the snapshot ─▶ record `Starting` ─▶ runsc run / restore ─┬▶ record `Serving`
+//!  lease the slot ─▶ check the snapshot ─▶ record `Starting` ─▶ start or restore ────┬▶ record `Serving`
 //!                                                             ∥ endpoint open, probe ┘
 //!  fetch                                                      restore      ready
 //! ```
@@ -20,7 +20,7 @@ use crate::{
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
-    runtime::Sandbox,
+    runtime::{Runtime, Sandbox},
     slots::{Lease, Refused},
     snapshots::Unusable,
 };
@@ -58,6 +58,7 @@ pub(super) async fn activate(
     let deadline = begin + request.deadline;
     let index = core.worker_index(&request.worker).ok_or_else(|| unknown(&request.worker))?;
     let rootfs = core.rootfs(&request.template).map_err(OpError::Invalid)?;
+    let runtime = core.runtime(request.template.runtime).map_err(OpError::Invalid)?;
     let lease = tokio::select! {
         lease = core.slots.lease(index, &actor, request.epoch) => lease,
         () = tokio::time::sleep_until(deadline) => {
@@ -70,7 +71,7 @@ pub(super) async fn activate(
         Refused::Occupied(..) => Failure::new(Reason::NoCapacity, refused.to_string()).into(),
     })?;
     let sandbox = core.sandbox_id(&actor, request.epoch);
-    let attempt = Attempt { core: &core, actor: &actor, fence, request: &request, begin };
+    let attempt = Attempt { core: &core, runtime, actor: &actor, fence, request: &request, begin };
     let launched = tokio::select! {
         biased;
         launched = attempt.launch(&mut lease, sandbox.clone(), rootfs) => launched,
@@ -87,11 +88,11 @@ pub(super) async fn activate(
                 fetch_us = reply.fetch_us, restore_us = reply.restore_us, ready_us = reply.ready_us,
                 restored = request.snapshot.is_some(), "an actor serves"
             );
-            Ok(Box::new(Activation { record, process, lease, reply }))
+            Ok(Box::new(Activation { record, runtime: runtime.clone(), process, lease, reply }))
         }
         Err(error) => {
             tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
-            core.teardown(&sandbox, None, Some(lease)).await;
+            core.teardown(runtime, &sandbox, None, Some(lease)).await;
             Err(error)
         }
     }
@@ -99,6 +100,7 @@ pub(super) async fn activate(
 
 struct Attempt<'a> {
     core: &'a Arc<Core>,
+    runtime: &'a Arc<dyn Runtime>,
     actor: &'a ActorKey,
     fence: Fence,
     request: &'a Activate,
@@ -125,6 +127,7 @@ impl Attempt<'_> {
             worker: self.request.worker.clone(),
             slot: held.index,
             link: held.link,
+            runtime: spec.runtime,
             sandbox: id.clone(),
             endpoint,
             port: spec.port,
@@ -137,7 +140,6 @@ impl Attempt<'_> {
         let output =
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
         let sandbox = Sandbox {
-            bundle: core.bundle(&id),
             id,
             hostname: self.actor.name().into(),
             command: spec.command.clone(),
@@ -151,8 +153,8 @@ impl Attempt<'_> {
         let check = Check::new(SocketAddr::V4(endpoint), self.actor, spec);
         let launched = async {
             let launched = match &image {
-                Some(image) => core.runtime.restore(&sandbox, image).await,
-                None => core.runtime.start(&sandbox).await,
+                Some(image) => self.runtime.restore(&sandbox, image).await,
+                None => self.runtime.start(&sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
             Process::open(pid).map_err(|_| self.ended())
@@ -180,7 +182,7 @@ impl Attempt<'_> {
                 }
                 (process, restore)
             }
-            // It answers already, and runsc is only about to end.
+            // It answers already, and the program is only about to end.
             () = &mut passed => {
                 let restore = self.begin.elapsed();
                 let (process, ()) = launched.await?;
@@ -202,8 +204,8 @@ impl Attempt<'_> {
 
     async fn verify(&self, snapshot: String) -> Result<PathBuf, OpError> {
         let (core, actor) = (self.core.clone(), self.actor.clone());
+        let runtime = self.runtime.clone();
         let verified = files::blocking(move || {
-            let runtime = &core.runtime;
             Ok(core.snapshots.verify(&actor, &snapshot, runtime.name(), runtime.version()))
         });
         let verified = verified.await.map_err(|e| OpError::internal(e.to_string()))?;

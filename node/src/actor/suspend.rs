@@ -115,8 +115,7 @@ pub(super) async fn suspend(
     let stop = match committed {
         Ok(manifest) => {
             // From here on the snapshot is the actor: nothing may run beside it.
-            let Activation { record, process, lease, .. } = *activation;
-            core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+            activation.end(&core).await;
             let fence = Fence { epoch: fence.epoch, ended: true };
             let ended = Record { actor: actor.clone(), fence, activation: None };
             if let Err(error) = core.records.save(&ended) {
@@ -140,8 +139,7 @@ pub(super) async fn suspend(
             }
         },
         Err(error) => {
-            let Activation { record, process, lease, .. } = *activation;
-            core.teardown(&record.sandbox, Some(&process), Some(lease)).await;
+            activation.end(&core).await;
             let why = match stop {
                 Stop::Cancelled => "it was to be resumed".into(),
                 Stop::Failed(why) => why,
@@ -179,20 +177,20 @@ impl Descent<'_> {
         ended.map_err(|e| Stop::Failed(e.to_string()))?;
         self.check()?;
 
-        let paused = core.runtime.pause(&record.sandbox).await;
+        let paused = activation.runtime.pause(&record.sandbox).await;
         paused.map_err(|error| Stop::Failed(chain(&error)))?;
         self.check()?;
         let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
         let draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
-        let written = core.runtime.checkpoint(&record.sandbox, draft.dir()).await;
+        let written = activation.runtime.checkpoint(&record.sandbox, draft.dir()).await;
         written.map_err(|error| Stop::Failed(draft.why_not_written(&chain(&error))))?;
         self.check()?;
         let origin = Origin {
             actor: self.actor.clone(),
             epoch: record.epoch,
             template: record.template.clone(),
-            runtime: core.runtime.name().into(),
-            runtime_version: core.runtime.version().into(),
+            runtime: activation.runtime.name().into(),
+            runtime_version: activation.runtime.version().into(),
         };
         let core = core.clone();
         tokio::select! {
@@ -215,7 +213,8 @@ pub(crate) async fn come_back(
     fence: Fence,
     activation: &mut Activation,
 ) -> Result<(), String> {
-    core.runtime.resume(&activation.record.sandbox).await.map_err(|error| chain(&error))?;
+    let resumed = activation.runtime.resume(&activation.record.sandbox).await;
+    resumed.map_err(|error| chain(&error))?;
     let mut opened = Ok(());
     for _ in 0..TRIES {
         opened = activation.lease.open(activation.record.endpoint, activation.record.port).await;
@@ -225,7 +224,7 @@ pub(crate) async fn come_back(
         tokio::time::sleep(PAUSE).await;
     }
     opened.map_err(|e| format!("the endpoint could not be given back: {e}"))?;
-    // runsc calls one running whose process is dead but not yet reaped.
+    // A runtime may call one running whose process is dead but not yet reaped.
     if activation.process.exited().now_or_never().is_some() {
         return Err("its process has ended".into());
     }

@@ -9,33 +9,32 @@ mod mend;
 mod spec;
 
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 
 pub(crate) use flags::Flags;
 
-use super::{Error, Runtime, Sandbox, launcher::Launcher};
-use crate::{
-    files,
-    process::{self, Process},
-};
+use nix::mount::MsFlags;
 
-/// Bounds calls whose caller gives no deadline of its own.
-const LIMIT: Duration = Duration::from_secs(60);
-/// How long a new agent waits for commands of the one before it.
-const COMMAND: Duration = Duration::from_secs(10);
-/// Longest text of runsc that is handed on.
-const MAX_MESSAGE: usize = 2048;
+use super::{
+    Error, Kind, Runtime, Sandbox,
+    launcher::{self, LIMIT, Launcher},
+};
+use crate::{files, process, slots::Netns};
+
+const RUNSC: &str = "runsc";
 const ERRORS: &str = "runsc.log";
 const PID_FILE: &str = "pid";
 /// Of an image, the file with everything but the memory.
 const KERNEL: &str = "checkpoint.img";
+/// What makes runsc of 2024 take the namespace it is given for the machine's own, and then refuse to work. Newer kernels
+/// show it in every namespace. Where they do, runsc finds an empty directory there.
+const MARK: &str = "/proc/sys/net/core/rmem_default";
+const HIDDEN: &str = "/proc/sys/net";
 
 /// Where `runsc` is, what it can do, and where it keeps its state.
 #[derive(Debug)]
@@ -48,18 +47,21 @@ pub(crate) struct Gvisor {
 }
 
 impl Gvisor {
-    /// Looks at the binary and starts the launcher.
+    /// Looks at the binary and starts the launcher. `mounts` are those of the agent that its namespace must not hold.
     pub(crate) async fn detect(
         binary: &Path,
         root: &Path,
         bundles: &Path,
-        pins: &Path,
+        mounts: Vec<PathBuf>,
     ) -> Result<Self, Error> {
-        let binary = find(binary)?;
+        let binary = super::find(binary)?;
         let flags = Flags::detect(&binary).await?;
         flags.check()?;
-        let launcher =
-            Launcher::start(pins).await.map_err(Error::file("hide", Path::new("/proc/sys/net")))?;
+        for dir in [root, bundles] {
+            files::create_private_dir(dir).map_err(Error::file("create", dir))?;
+        }
+        let launcher = launch_apart(mounts).await;
+        let launcher = launcher.map_err(Error::file("hide", Path::new(HIDDEN)))?;
         Ok(Self { binary, root: root.into(), bundles: bundles.into(), flags, launcher })
     }
 
@@ -76,6 +78,7 @@ impl Gvisor {
             // No limits without cgroup v2, and never a hand on the machine's own groups.
             .args(["--ignore-cgroups=true", "--log-format=json"])
             .arg(format!("--log={}", log.display()))
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         if self.flags.net_disconnect_ok {
@@ -88,23 +91,12 @@ impl Gvisor {
     async fn run(&self, verb: &'static str, command: Command, log: &Path) -> Result<(), Error> {
         let _ = std::fs::remove_file(log);
         let starts = matches!(verb, "run" | "restore");
-        let spawned = self.launcher.spawn(command, starts).await;
-        let program = || self.binary.clone();
-        let mut child = spawned.map_err(|source| Error::Spawn { program: program(), source })?;
-        let status = match tokio::time::timeout(LIMIT, child.wait()).await {
-            Ok(status) => status.map_err(|source| Error::Spawn { program: program(), source })?,
-            Err(_) => {
-                let _ = child.kill().await;
-                return Err(Error::TimedOut { command: verb, limit: LIMIT });
-            }
-        };
+        let status = self.launcher.run(RUNSC, verb, command, starts).await?;
         if status.success() {
             return Ok(());
         }
-        let said = flags::last_error(&std::fs::read_to_string(log).unwrap_or_default());
-        let mut message = said.unwrap_or_else(|| status.to_string());
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        Err(Error::Failed { command: verb, message })
+        let said = super::last_error(&std::fs::read_to_string(log).unwrap_or_default());
+        Err(Error::failed(RUNSC, verb, said.unwrap_or_else(|| status.to_string())))
     }
 
     /// Starts or restores; both leave the pid in a file when they end.
@@ -114,34 +106,33 @@ impl Gvisor {
         arguments: &[String],
         sandbox: &Sandbox,
     ) -> Result<i32, Error> {
-        let bundle = &sandbox.bundle;
+        let bundle = &self.bundle(&sandbox.id);
         files::create_private_dir(bundle).map_err(Error::file("create", bundle))?;
-        let config = bundle.join("config.json");
-        let written = serde_json::to_vec(&spec::spec(sandbox)).map_err(io::Error::from);
-        written
-            .and_then(|bytes| std::fs::write(&config, bytes))
-            .map_err(Error::file("write", &config))?;
-        let output = || -> Result<Stdio, Error> {
-            let file =
-                sandbox.output.try_clone().map_err(Error::file("open the log of", bundle))?;
-            Ok(file.into())
-        };
+        spec::spec(sandbox).write(bundle)?;
+        let output = || sandbox.output.try_clone().map(Stdio::from);
+        let output = || output().map_err(Error::file("open the log of", bundle));
         let pid_file = bundle.join(PID_FILE);
         let log = bundle.join(ERRORS);
         let mut command = self.command(&log);
         command
             .args([verb, "--detach"])
-            .arg(format!("--bundle={}", bundle.display()))
+            .arg(self.bundle_argument(&sandbox.id))
             .arg(format!("--pid-file={}", pid_file.display()))
             .args(arguments)
             .arg(&sandbox.id)
             .stdout(output()?)
             .stderr(output()?);
         self.run(verb, command, &log).await?;
-        let pid = std::fs::read_to_string(&pid_file).map_err(Error::file("read", &pid_file))?;
-        pid.trim()
-            .parse()
-            .map_err(|_| Error::Failed { command: verb, message: format!("{pid:?} is no pid") })
+        super::read_pid(&pid_file)
+    }
+
+    fn bundle(&self, id: &str) -> PathBuf {
+        self.bundles.join(id)
+    }
+
+    /// As the processes of a sandbox have it.
+    fn bundle_argument(&self, id: &str) -> String {
+        format!("--bundle={}", self.bundle(id).display())
     }
 
     /// Starts a sandbox without a network that does nothing, and ends with it.
@@ -173,7 +164,7 @@ impl Gvisor {
         arguments: &[String],
         id: &str,
     ) -> Result<(), Error> {
-        let log = self.bundles.join(id).join(ERRORS);
+        let log = self.bundle(id).join(ERRORS);
         let mut command = self.command(&log);
         command.arg(verb).args(arguments).arg(id);
         self.run(verb, command, &log).await
@@ -181,8 +172,8 @@ impl Gvisor {
 }
 
 impl Runtime for Gvisor {
-    fn name(&self) -> &'static str {
-        reveille_api::manifest::template::Runtime::Gvisor.name()
+    fn kind(&self) -> Kind {
+        Kind::Gvisor
     }
 
     fn version(&self) -> &str {
@@ -240,18 +231,23 @@ impl Runtime for Gvisor {
         .boxed()
     }
 
-    fn kill<'a>(&'a self, bundle: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
-        let argument = format!("--bundle={}", bundle.display());
+    fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            let found = process::all(argument, |_| true).await;
-            process::end(&found.map_err(Error::file("look for processes of", bundle))?).await;
+            let found = process::all(self.bundle_argument(id), |_| true).await;
+            let found = found.map_err(Error::file("look for processes of", &self.bundle(id)))?;
+            process::end(&found).await;
             Ok(())
         }
         .boxed()
     }
 
-    fn discard<'a>(&'a self, id: &'a str, bundle: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+    fn discard<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
+            let bundle = self.bundle(id);
+            if !bundle.exists() {
+                // It did not come so far that runsc knows it.
+                return Ok(());
+            }
             let deleted = self.control("delete", &["--force".into()], id).await;
             // Of a sandbox that died half-made runsc knows nothing, but its lock and its socket are there.
             for name in files::names(&self.root).map_err(Error::file("read", &self.root))? {
@@ -263,50 +259,52 @@ impl Runtime for Gvisor {
             if let Err(error) = deleted {
                 tracing::debug!(id, %error, "runsc did not delete the sandbox");
             }
-            files::remove(bundle).map_err(Error::file("remove", bundle))
+            files::remove(&bundle).map_err(Error::file("remove", &bundle))
         }
         .boxed()
     }
 
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            let bundle = |id: &String| format!("--bundle={}", self.bundles.join(id).display());
-            let kept: Vec<_> = keep.iter().map(bundle).collect();
+            let kept: Vec<_> = keep.iter().map(|id| self.bundle_argument(id)).collect();
             let failed = || Error::file("look for processes of", &self.root);
             // A command the agent died over is let finish, so that its sandbox is in a state to go on from.
             let commands = process::all(self.root_argument(), |arguments| {
                 arguments.last().is_some_and(|last| keep.contains(last))
                     && !arguments.iter().any(|argument| kept.contains(argument))
             });
-            let commands = commands.await.map_err(failed())?;
-            let finished = futures::future::join_all(commands.iter().map(Process::exited));
-            let _ = tokio::time::timeout(COMMAND, finished).await;
+            process::let_finish(&commands.await.map_err(failed())?).await;
             let doomed = process::all(self.root_argument(), |arguments| {
                 !arguments.iter().any(|argument| kept.contains(argument))
             });
             process::end(&doomed.await.map_err(failed())?).await;
-            let bundles =
-                files::names(&self.bundles).map_err(Error::file("read", &self.bundles))?;
-            let orphans = bundles.into_iter().filter(|id| !keep.contains(id));
-            let discards = orphans.map(|id| async move {
-                let bundle = self.bundles.join(&id);
-                if let Err(error) = self.discard(&id, &bundle).await {
-                    tracing::warn!(sandbox = id, %error, "a leftover sandbox was not deleted");
-                }
-            });
-            futures::future::join_all(discards).await;
-            Ok(())
+            super::discard_others(self, &self.bundles, keep).await
         }
         .boxed()
     }
+
+    fn destroy(&self) -> Result<(), Error> {
+        for dir in [&self.root, &self.bundles] {
+            files::remove(dir).map_err(Error::file("remove", dir))?;
+        }
+        Ok(())
+    }
 }
 
-/// Resolves a bare name in `PATH` and checks that the file is there.
-fn find(binary: &Path) -> Result<PathBuf, Error> {
-    let found = crate::checks::find_program(binary);
-    let missing =
-        || Error::Spawn { program: binary.into(), source: io::ErrorKind::NotFound.into() };
-    let found = found.ok_or_else(missing)?;
-    File::open(&found).map_err(|source| Error::Spawn { program: found.clone(), source })?;
-    Ok(found)
+async fn launch_apart(mounts: Vec<PathBuf>) -> io::Result<Launcher> {
+    let hide = Netns::create().await?.enter(|| Path::new(MARK).exists()).await?;
+    let launcher = Launcher::start(move || {
+        if !hide {
+            return Ok(());
+        }
+        launcher::own_mounts(&mounts)?;
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        launcher::cover("tmpfs", Path::new(HIDDEN), flags)
+    });
+    let launcher = launcher.await?;
+    if hide {
+        tracing::debug!("runsc runs with an empty directory over {HIDDEN}");
+    }
+    Ok(launcher)
 }

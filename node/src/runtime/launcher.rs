@@ -1,15 +1,14 @@
-//! [`Launcher`]: starts programs, from a thread with its own mount namespace where that is needed.
+//! [`Launcher`]: starts programs from a thread with a mount namespace of its own.
 //!
-//! runsc of 2024 takes the network namespace it is given for the machine's own when it finds
-//! `/proc/sys/net/core/rmem_default` in it, and then refuses to work. Newer kernels show that file in every
-//! namespace. So where they do, runsc runs with an empty directory over `/proc/sys/net`, in a mount namespace
-//! that belongs to this one thread and ends with it; the agent itself stays where it was.
+//! What a runtime's programs must find elsewhere than the machine has it is put there in that namespace, which belongs
+//! to this one thread and ends with it; the agent itself stays where it was.
 
 use std::{
     io,
-    path::Path,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
     sync::mpsc,
+    time::Duration,
 };
 
 use nix::{
@@ -18,10 +17,12 @@ use nix::{
 };
 use tokio::{process::Child, runtime::Handle, sync::oneshot};
 
-use crate::slots::Netns;
+use super::Error;
 
-const HIDDEN: &str = "/proc/sys/net";
-const MARK: &str = "/proc/sys/net/core/rmem_default";
+/// Bounds programs whose caller gives no deadline of its own.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// A handle to the launching thread; the thread ends when the last handle is gone.
 #[derive(Clone, Debug)]
@@ -29,22 +30,16 @@ pub(crate) struct Launcher {
     jobs: mpsc::Sender<Job>,
 }
 
-struct Job {
-    command: Command,
-    kill_on_drop: bool,
-    reply: oneshot::Sender<io::Result<Child>>,
-}
-
 impl Launcher {
-    /// Starts the thread. `pins` is the directory of pinned namespaces, which must not be held by a copy.
-    pub(crate) async fn start(pins: &Path) -> io::Result<Self> {
-        let hide = Netns::create().await?.enter(|| Path::new(MARK).exists()).await?;
-        let pins = pins.to_owned();
+    /// Starts the thread, and does this on it before anything else.
+    pub(crate) async fn start(
+        prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (ready, started) = oneshot::channel();
         let runtime = Handle::current();
         std::thread::Builder::new().name("launcher".into()).spawn(move || {
-            let prepared = if hide { hide_sysctls(&pins) } else { Ok(()) };
+            let prepared = prepare();
             let failed = prepared.is_err();
             let _ = ready.send(prepared);
             if failed {
@@ -52,41 +47,73 @@ impl Launcher {
             }
             let _entered = runtime.enter();
             for job in queue {
-                let mut command = tokio::process::Command::from(job.command);
-                let child = command.kill_on_drop(job.kill_on_drop).spawn();
-                let _ = job.reply.send(child);
+                job();
             }
         })?;
         started.await.map_err(io::Error::other)??;
-        if hide {
-            tracing::debug!("runsc runs with an empty directory over /proc/sys/net");
-        }
         Ok(Self { jobs })
     }
 
-    /// Starts a program without environment and input, in the root directory.
+    /// Does something quick on the thread.
+    pub(crate) async fn enter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (reply, done) = oneshot::channel();
+        let job = Box::new(move || {
+            let _ = reply.send(work());
+        });
+        let gone = || io::Error::other("the launcher thread is gone");
+        self.jobs.send(job).map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+
+    /// Starts a program without environment, in the root directory.
     pub(crate) async fn spawn(
         &self,
         mut command: Command,
         kill_on_drop: bool,
     ) -> io::Result<Child> {
-        command.env_clear().stdin(Stdio::null()).current_dir("/");
-        let (reply, child) = oneshot::channel();
-        let gone = || io::Error::other("the launcher thread is gone");
-        self.jobs.send(Job { command, kill_on_drop, reply }).map_err(|_| gone())?;
-        child.await.map_err(|_| gone())?
+        command.env_clear().current_dir("/");
+        let mut command = tokio::process::Command::from(command);
+        command.kill_on_drop(kill_on_drop);
+        self.enter(move || command.spawn()).await
+    }
+
+    /// Runs a program to its end, if that comes in time.
+    pub(crate) async fn run(
+        &self,
+        program: &'static str,
+        verb: &'static str,
+        command: Command,
+        kill_on_drop: bool,
+    ) -> Result<ExitStatus, Error> {
+        let path = PathBuf::from(command.get_program());
+        let failed = |source| Error::Spawn { program: path.clone(), source };
+        let mut child = self.spawn(command, kill_on_drop).await.map_err(failed)?;
+        match tokio::time::timeout(LIMIT, child.wait()).await {
+            Ok(status) => status.map_err(failed),
+            Err(_) => {
+                let _ = child.kill().await;
+                Err(Error::TimedOut { program, command: verb, limit: LIMIT })
+            }
+        }
     }
 }
 
-/// Gives this thread a mount namespace of its own, without the pinned namespaces and with nothing in [`HIDDEN`].
-fn hide_sysctls(pins: &Path) -> io::Result<()> {
+/// Gives this thread a mount namespace of its own, without these mounts of the agent, which must not be held by a copy.
+pub(super) fn own_mounts(without: &[PathBuf]) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    for name in crate::files::names(pins)? {
-        let _ = umount2(&pins.join(name), MntFlags::MNT_DETACH);
+    for path in without {
+        let _ = umount2(path, MntFlags::MNT_DETACH);
     }
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), HIDDEN, Some("tmpfs"), flags, none)?;
+    Ok(())
+}
+
+/// Mounts something small over a directory, in this thread's namespace.
+pub(super) fn cover(kind: &str, path: &Path, flags: MsFlags) -> io::Result<()> {
+    mount(Some(kind), path, Some(kind), flags, None::<&str>)?;
     Ok(())
 }

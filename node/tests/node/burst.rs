@@ -9,7 +9,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Place, count, eventually};
+use rstest::rstest;
+
+use crate::support::{CRIU, GVISOR, Place, count, eventually};
 
 /// Fewer than a listener's usual backlog of 128, which gVisor handles badly when it is full.
 const CONNECTIONS: usize = 100;
@@ -34,9 +36,12 @@ async fn burst(endpoint: &str) -> Vec<TcpStream> {
     answered.expect("an answer on each connection")
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_taken_after_a_burst_of_connections_restores() {
-    let Some(place) = Place::new() else { return };
+async fn a_snapshot_taken_after_a_burst_of_connections_restores(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let mut wake = place.wake(1);
     let (mut nonce, mut served) = (None, 0);
@@ -84,9 +89,10 @@ async fn keep_asking(endpoint: String, connection: &str) {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_taken_amid_requests_restores() {
-    let Some(place) = Place::new() else { return };
+async fn a_snapshot_taken_amid_requests_restores(#[values(GVISOR, CRIU)] runtime: &'static str) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let mut wake = place.wake(1);
     let (mut nonce, mut served) = (None, 0);

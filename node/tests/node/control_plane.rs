@@ -3,18 +3,21 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
-use reveille_api::proto::{
-    NodeCommand, NodeReport, Registered,
-    node_command::Command,
-    node_report::Report,
-    nodes_server::{Nodes, NodesServer},
+use reveille_api::{
+    check::Outcome,
+    proto::{
+        NodeCommand, NodeReport, Registered,
+        node_command::Command,
+        node_report::Report,
+        nodes_server::{Nodes, NodesServer},
+    },
 };
 use reveille_node::checks;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::support::{Place, address};
+use crate::support::{CRIU, Place, address};
 
 struct Scripted(mpsc::Sender<Report>, CancellationToken);
 
@@ -100,24 +103,42 @@ async fn an_agent_registers_beats_reports_a_death_and_comes_back_to_a_new_contro
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_doctor_finds_this_machine_fit_and_leaves_it_as_it_was() {
-    let Some(place) = Place::new() else { return };
+    let (Some(_), Some(place)) = (Place::of(CRIU), Place::new()) else { return };
     let before: Vec<_> =
         std::fs::read_dir("/sys/class/net").unwrap().flatten().map(|e| e.file_name()).collect();
     let checks = checks(&place.config(1)).await;
-    let failed: Vec<_> = checks
-        .iter()
-        .filter(|check| matches!(check.outcome, reveille_api::check::Outcome::Fail { .. }))
-        .collect();
+    let failed: Vec<_> =
+        checks.iter().filter(|check| matches!(check.outcome, Outcome::Fail { .. })).collect();
     assert!(failed.is_empty(), "{failed:#?}");
+    let container = checks.iter().find(|check| check.name == "container").unwrap();
+    assert!(matches!(container.outcome, Outcome::Ok { .. }), "{container:?}");
     let names: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
-    assert_eq!(names, ["root", "runsc", "sandbox", "nft", "worker network", "limits", "disk"]);
+    assert_eq!(
+        names,
+        [
+            "root",
+            "runsc",
+            "sandbox",
+            "criu, runc",
+            "container",
+            "nft",
+            "worker network",
+            "limits",
+            "disk"
+        ]
+    );
     let mut config = place.config(1);
     config.runsc = "/nowhere/runsc".into();
-    let checks = reveille_node::checks(&config).await;
-    let runsc = checks.iter().find(|check| check.name == "runsc").unwrap();
-    assert!(
-        matches!(&runsc.outcome, reveille_api::check::Outcome::Fail { fix, .. } if fix.contains("setup.sh"))
-    );
+    let runsc = async |config: &reveille_node::Config| {
+        let checks = reveille_node::checks(config).await.into_iter();
+        checks.into_iter().find(|check| check.name == "runsc").unwrap().outcome
+    };
+    // The other runtime is enough.
+    let outcome = runsc(&config).await;
+    assert!(matches!(&outcome, Outcome::Warn { fix, .. } if fix.contains("setup.sh")));
+    config.criu = "/nowhere/criu".into();
+    let outcome = runsc(&config).await;
+    assert!(matches!(&outcome, Outcome::Fail { fix, .. } if fix.contains("setup.sh")));
     let own = |name: &std::ffi::OsString| before.contains(name);
     let after: Vec<_> =
         std::fs::read_dir("/sys/class/net").unwrap().flatten().map(|e| e.file_name()).collect();

@@ -5,7 +5,11 @@ use std::{fs, path::Path, process::Command};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset, logs, reason};
+use rstest::rstest;
+
+use crate::support::{
+    CRIU, GVISOR, Node, Place, Wake, ask, count, eventually, get, is_ended, logs, reason,
+};
 
 async fn failed(node: &Node, wake: &Wake) -> (String, String) {
     let status = node.activate(wake).await.unwrap_err();
@@ -18,6 +22,11 @@ fn sandbox_pid(place: &Place) -> String {
     record["activation"]["process"]["pid"].to_string()
 }
 
+/// The file of an image that has the memory.
+fn pages(runtime: &str) -> &'static str {
+    if runtime == GVISOR { "pages.img" } else { "pages-1.img" }
+}
+
 fn flip_a_byte(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
@@ -25,16 +34,20 @@ fn flip_a_byte(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_snapshot_is_refused_and_the_worker_is_of_use_again() {
-    let Some(place) = Place::new() else { return };
+async fn a_damaged_snapshot_is_refused_and_the_worker_is_of_use_again(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     node.activate(&place.wake(1)).await.unwrap();
     node.suspend(1, "s1").await.unwrap();
-    flip_a_byte(&place.path("node/snapshots/demo/counter/s1/pages.img"));
+    let pages = pages(runtime);
+    flip_a_byte(&place.path("node/snapshots/demo/counter/s1").join(pages));
     let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
     assert_eq!(why, "snapshot_corrupt");
-    assert!(message.contains("pages.img has other contents"), "{message}");
+    assert!(message.contains(&format!("{pages} has other contents")), "{message}");
     let (why, _) = failed(&node, &place.wake(2).from("never")).await;
     assert_eq!(why, "snapshot_corrupt");
     assert!(place.path("node/snapshots/demo/counter/s1").exists(), "it is kept");
@@ -45,9 +58,12 @@ async fn a_damaged_snapshot_is_refused_and_the_worker_is_of_use_again() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_runsc_refuses_is_a_failed_restore() {
-    let Some(place) = Place::new() else { return };
+async fn a_restore_that_the_runtime_refuses_is_a_failed_restore(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let before = place.traces();
     node.activate(&place.wake(1)).await.unwrap();
@@ -59,28 +75,33 @@ async fn a_restore_that_runsc_refuses_is_a_failed_restore() {
     fs::write(&path, other).unwrap();
     let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
     assert_eq!(why, "restore_failed");
-    assert!(message.contains("was taken by gvisor 9"), "{message}");
-    // Whole by its manifest, but nothing runsc can read.
-    let image = place.path("node/snapshots/demo/counter/s1/checkpoint.img");
+    assert!(message.contains(&format!("was taken by {runtime} 9")), "{message}");
+    // Whole by its manifest, but nothing the runtime can read.
+    let (program, name) =
+        if runtime == GVISOR { ("runsc", "checkpoint.img") } else { ("criu", "core-1.img") };
+    let image = place.path("node/snapshots/demo/counter/s1").join(name);
     let size = fs::metadata(&image).unwrap().len();
     fs::write(&image, vec![7; size as usize]).unwrap();
     let mut manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     for file in manifest["files"].as_array_mut().unwrap() {
-        if file["name"] == "checkpoint.img" {
+        if file["name"] == name {
             file["blake3"] = json!(blake3::hash(&vec![7; size as usize]).to_hex().as_str());
         }
     }
     fs::write(&path, manifest.to_string()).unwrap();
     let (why, message) = failed(&node, &place.wake(2).from("s1")).await;
     assert_eq!(why, "restore_failed", "{message}");
-    assert!(message.contains("runsc restore failed"), "{message}");
+    assert!(message.contains(&format!("{program} restore failed")), "{message}");
     place.eventually_traces(&before).await;
     node.destroy().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_fails_leaves_nothing_and_says_why() {
-    let Some(place) = Place::new() else { return };
+async fn a_start_that_fails_leaves_nothing_and_says_why(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let before = place.traces();
     let cold = || place.wake(1);
@@ -114,9 +135,12 @@ async fn a_start_that_fails_leaves_nothing_and_says_why() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint() {
-    let Some(place) = Place::new() else { return };
+async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let first = count(&wake.endpoint).await;
@@ -134,9 +158,12 @@ async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint() {
     node.destroy().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_named_and_the_actor_serves_on() {
-    let Some(place) = Place::new() else { return };
+async fn a_full_disk_is_named_and_the_actor_serves_on(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let disk = place.dir.path().display().to_string();
     let run = |program: &str, arguments: &[&str]| {
         assert!(Command::new(program).args(arguments).arg(&disk).status().unwrap().success());
@@ -156,9 +183,12 @@ async fn a_full_disk_is_named_and_the_actor_serves_on() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_actor_whose_record_cannot_be_written_serves_on_and_is_adopted() {
-    let Some(place) = Place::new() else { return };
+async fn an_actor_whose_record_cannot_be_written_serves_on_and_is_adopted(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let first = count(&wake.endpoint).await;
@@ -183,9 +213,12 @@ async fn an_actor_whose_record_cannot_be_written_serves_on_and_is_adopted() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on() {
-    let Some(place) = Place::new() else { return };
+async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     get(&wake.endpoint, "/fill?mb=64").await.unwrap();
@@ -202,9 +235,12 @@ async fn an_actor_that_dies_on_its_way_down_is_not_said_to_serve_on() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_to_a_sandbox_that_is_gone_are_reset_at_once() {
-    let Some(place) = Place::new() else { return };
+async fn connections_to_a_sandbox_that_is_gone_are_reset_at_once(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     for epoch in 1..=2 {
         let endpoint = node.activate(&place.wake(epoch)).await.unwrap().endpoint;
@@ -219,7 +255,7 @@ async fn connections_to_a_sandbox_that_is_gone_are_reset_at_once() {
             node.destroy_activation(epoch).await.unwrap();
         }
         for stream in [waiting, idle] {
-            is_reset(stream).await;
+            is_ended(&place, stream).await;
         }
         eventually("the node has seen it", async || match node.inventory().await.activations {
             none if none.is_empty() => Ok(()),
@@ -231,9 +267,12 @@ async fn connections_to_a_sandbox_that_is_gone_are_reset_at_once() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_in_use_is_refused_to_another_actor() {
-    let Some(place) = Place::new() else { return };
+async fn a_worker_in_use_is_refused_to_another_actor(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     node.activate(&place.wake(1)).await.unwrap();
     let mut request = reveille_api::proto::ActivateRequest {

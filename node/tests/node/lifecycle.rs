@@ -13,7 +13,9 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::support::{Place, actor, count, eventually, get, in_worker, reference};
+use rstest::rstest;
+
+use crate::support::{CRIU, GVISOR, Place, actor, count, eventually, get, in_worker, reference};
 
 fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
     match reply.outcome {
@@ -22,9 +24,12 @@ fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_survives_a_suspend_and_the_old_endpoint_refuses_at_once() {
-    let Some(place) = Place::new() else { return };
+async fn memory_survives_a_suspend_and_the_old_endpoint_refuses_at_once(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
 
     let cold = node.activate(&place.wake(1)).await.unwrap();
@@ -40,7 +45,7 @@ async fn memory_survives_a_suspend_and_the_old_endpoint_refuses_at_once() {
     let snapshot = committed(node.suspend(1, "s1").await.unwrap());
     assert_eq!(
         (snapshot.id.as_str(), snapshot.epoch, snapshot.runtime.as_str()),
-        ("s1", 1, "gvisor")
+        ("s1", 1, runtime)
     );
     assert!(snapshot.bytes > 0);
     assert_eq!(committed(node.suspend(1, "s1").await.unwrap()), snapshot);
@@ -76,9 +81,12 @@ async fn memory_survives_a_suspend_and_the_old_endpoint_refuses_at_once() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint() {
-    let Some(place) = Place::new() else { return };
+async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let first = count(&wake.endpoint).await;
@@ -120,9 +128,12 @@ async fn a_resume_before_the_commit_keeps_the_actor_serving_at_its_endpoint() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_suspend_that_was_called_off_answers_so_again_and_does_nothing() {
-    let Some(place) = Place::new() else { return };
+async fn a_repeated_suspend_that_was_called_off_answers_so_again_and_does_nothing(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     get(&wake.endpoint, "/fill?mb=64").await.unwrap();
@@ -148,9 +159,12 @@ async fn a_repeated_suspend_that_was_called_off_answers_so_again_and_does_nothin
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_deletion_spares_what_was_committed_after_it_was_asked_for() {
-    let Some(place) = Place::new() else { return };
+async fn a_late_deletion_spares_what_was_committed_after_it_was_asked_for(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     node.activate(&place.wake(1)).await.unwrap();
     committed(node.suspend(1, "s1").await.unwrap());
@@ -173,9 +187,12 @@ async fn a_late_deletion_spares_what_was_committed_after_it_was_asked_for() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_of_a_stay_that_is_over_are_refused_also_when_they_have_waited() {
-    let Some(place) = Place::new() else { return };
+async fn calls_of_a_stay_that_is_over_are_refused_also_when_they_have_waited(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     // Nothing listens there: it starts for as long as it may.
     let endless = place.wake(1).with("port", 9.into());
@@ -215,9 +232,12 @@ async fn calls_of_a_stay_that_is_over_are_refused_also_when_they_have_waited() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_destroy_does_not_wait_for_the_suspend_it_makes_pointless() {
-    let Some(place) = Place::new() else { return };
+async fn a_destroy_does_not_wait_for_the_suspend_it_makes_pointless(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     get(&wake.endpoint, "/fill?mb=64").await.unwrap();
@@ -234,9 +254,10 @@ async fn a_destroy_does_not_wait_for_the_suspend_it_makes_pointless() {
     place.eventually_traces(&Default::default()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_epoch_lower_than_the_highest_is_refused() {
-    let Some(place) = Place::new() else { return };
+async fn an_epoch_lower_than_the_highest_is_refused(#[values(GVISOR, CRIU)] runtime: &'static str) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let wake = node.activate(&place.wake(5)).await.unwrap();
     let mut late = place.wake(4);
@@ -264,9 +285,12 @@ async fn an_epoch_lower_than_the_highest_is_refused() {
     node.destroy().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_actor_reaches_nobody_and_is_reached_only_at_its_endpoint() {
-    let Some(place) = Place::new() else { return };
+async fn an_actor_reaches_nobody_and_is_reached_only_at_its_endpoint(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let (host, port) = wake.endpoint.split_once(':').unwrap();
@@ -282,9 +306,12 @@ async fn an_actor_reaches_nobody_and_is_reached_only_at_its_endpoint() {
     node.destroy().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_actor_prints_is_kept_over_its_activations_and_can_be_followed() {
-    let Some(place) = Place::new() else { return };
+async fn what_an_actor_prints_is_kept_over_its_activations_and_can_be_followed(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     node.activate(&place.wake(1)).await.unwrap();
     let request = proto::LogsRequest { actor: Some(actor()), follow: true, tail: 0 };

@@ -3,12 +3,16 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use reveille_node::Config;
+use rstest::rstest;
 
-use crate::support::{Node, Place, Wake, ask, count, eventually, get, is_reset};
+use crate::support::{CRIU, GVISOR, Node, Place, Wake, ask, count, eventually, get, is_ended};
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn actors_answer_without_an_agent_and_the_next_one_adopts_them() {
-    let Some(place) = Place::new() else { return };
+async fn actors_answer_without_an_agent_and_the_next_one_adopts_them(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let first = count(&wake.endpoint).await;
@@ -40,9 +44,12 @@ async fn actors_answer_without_an_agent_and_the_next_one_adopts_them() {
     place.eventually_traces(&BTreeSet::new()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_death_in_the_middle_of_a_suspend_leaves_the_old_state_or_the_new() {
-    let Some(place) = Place::new() else { return };
+async fn a_death_in_the_middle_of_a_suspend_leaves_the_old_state_or_the_new(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let mut node = place.start(1).await;
     node.activate(&place.wake(1)).await.unwrap();
     let mut outcomes = BTreeSet::new();
@@ -80,9 +87,12 @@ async fn a_death_in_the_middle_of_a_suspend_leaves_the_old_state_or_the_new() {
     place.eventually_traces(&BTreeSet::new()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
-    let Some(place) = Place::new() else { return };
+async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let fresh = place.traces();
     // Cut off in the middle of a start.
@@ -105,7 +115,7 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
     assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     let node = place.start(2).await;
     assert!(node.running.is_empty());
-    is_reset(waiting).await;
+    is_ended(&place, waiting).await;
     place.eventually_traces(&fresh).await;
     assert!(node.activate(&place.wake(1)).await.is_err(), "that epoch has served");
     count(&node.activate(&place.wake(2)).await.unwrap().endpoint).await;
@@ -113,9 +123,10 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted() {
     place.eventually_traces(&BTreeSet::new()).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_agents_do_not_share_a_data_directory() {
-    let Some(place) = Place::new() else { return };
+async fn two_agents_do_not_share_a_data_directory(#[values(GVISOR, CRIU)] runtime: &'static str) {
+    let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;
     let mut config = place.config(1);
     config.listen = crate::support::address(&place, "run/second.sock");

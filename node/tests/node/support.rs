@@ -29,19 +29,27 @@ use tonic::{Status, service::interceptor::InterceptedService, transport::Channel
 
 /// Where the third-party programs and the demo's file system are, if this machine can run these tests.
 pub(crate) struct Machine {
-    pub(crate) runsc: PathBuf,
+    bin: PathBuf,
     pub(crate) rootfs: PathBuf,
 }
 
+/// A runtime that tests are run with: `#[values(GVISOR, CRIU)] runtime`.
+pub(crate) const GVISOR: &str = "gvisor";
+pub(crate) const CRIU: &str = "criu";
+
 impl Machine {
     /// `None`, and a loud word about it, where something is missing; a failure in CI.
-    pub(crate) fn detect() -> Option<Self> {
+    pub(crate) fn detect(runtime: &str) -> Option<Self> {
         let deps = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps");
-        let machine = Self { runsc: deps.join("bin/runsc"), rootfs: deps.join("rootfs/counter") };
+        let machine = Self { bin: deps.join("bin"), rootfs: deps.join("rootfs/counter") };
         let missing = if !is_root() {
             "root"
-        } else if !machine.runsc.exists() {
+        } else if runtime == GVISOR && !machine.bin.join("runsc").exists() {
             "runsc (deploy/setup.sh runsc)"
+        } else if runtime == CRIU && !machine.bin.join("criu").exists() {
+            "criu (deploy/setup.sh criu)"
+        } else if runtime == CRIU && runc().is_none() {
+            "runc (deploy/setup.sh runc)"
         } else if !machine.rootfs.join("counter").exists() {
             "the counter (deploy/setup.sh counter)"
         } else {
@@ -53,6 +61,12 @@ impl Machine {
     }
 }
 
+/// Of the system's package.
+pub(crate) fn runc() -> Option<PathBuf> {
+    let places = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/bin/runc"].map(PathBuf::from);
+    places.into_iter().find(|path| path.exists())
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
@@ -61,12 +75,18 @@ fn is_root() -> bool {
 pub(crate) struct Place {
     pub(crate) machine: Machine,
     pub(crate) dir: tempfile::TempDir,
+    pub(crate) runtime: &'static str,
     cidr: String,
 }
 
 impl Place {
+    /// For tests of what is the same in every runtime.
     pub(crate) fn new() -> Option<Self> {
-        let machine = Machine::detect()?;
+        Self::of(GVISOR)
+    }
+
+    pub(crate) fn of(runtime: &'static str) -> Option<Self> {
+        let machine = Machine::detect(runtime)?;
         let _ = tracing_subscriber::fmt()
             .with_test_writer()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -75,7 +95,7 @@ impl Place {
         let cidr =
             format!("10.{}.{}.0/24", rand::random_range(96..128), rand::random_range(0..=255));
         let dir = tempfile::Builder::new().prefix("rvnode").tempdir().unwrap();
-        Some(Self { machine, dir, cidr })
+        Some(Self { machine, dir, runtime, cidr })
     }
 
     pub(crate) fn config(&self, workers: u32) -> Config {
@@ -83,10 +103,18 @@ impl Place {
             node: "n".into(),
             workers,
             worker_cidr: self.cidr.parse().unwrap(),
-            runsc: self.machine.runsc.clone(),
+            runsc: self.machine.bin.join("runsc"),
+            criu: self.machine.bin.join("criu"),
+            required: vec![serde_json::from_value(self.runtime.into()).unwrap()],
             rootfs_allow: vec![self.machine.rootfs.clone(), self.dir.path().into()],
             ..Config::new(self.dir.path())
         }
+    }
+
+    /// CRIU's containers are the kernel's to limit, with a controller that is not everywhere in version 2.
+    pub(crate) fn limits_processes(&self) -> bool {
+        let controllers = fs::read_to_string(cgroups().join("cgroup.controllers"));
+        self.runtime == GVISOR || controllers.unwrap().split_whitespace().any(|name| name == "pids")
     }
 
     /// From now on with the file system of the Python demo, if it is there.
@@ -140,9 +168,16 @@ impl Place {
                 traces.insert(format!("link {name}"));
             }
         }
-        for dir in ["node/bundles", "node/runsc"] {
+        for dir in ["node/bundles", "node/runsc", "node/criu", "run/memory"] {
             for entry in fs::read_dir(self.path(dir)).into_iter().flatten().flatten() {
                 traces.insert(format!("file {dir}/{}", entry.file_name().display()));
+            }
+        }
+        for entry in fs::read_dir(cgroups()).into_iter().flatten().flatten() {
+            let name = entry.file_name().display().to_string();
+            if name.starts_with(&prefix) {
+                let pids = fs::read_to_string(entry.path().join("cgroup.procs"));
+                traces.insert(format!("group {name} {:?}", pids.unwrap_or_default()));
             }
         }
         traces
@@ -175,10 +210,26 @@ impl Drop for Place {
                 ["process", pid, ..] => run("kill", &["-9", pid]),
                 ["mount", target] => run("umount", &["-l", target]),
                 ["link", name] => run("ip", &["link", "del", name]),
+                ["group", name, ..] => {
+                    let group = cgroups().join(name);
+                    let _ = fs::write(group.join("cgroup.kill"), "1");
+                    let gone = (0..10_000).any(|_| {
+                        std::thread::yield_now();
+                        fs::remove_dir(&group).is_ok()
+                    });
+                    eprintln!("group {name} removed: {gone}");
+                }
                 _ => {}
             }
         }
     }
+}
+
+/// Where version 2 is mounted.
+pub(crate) fn cgroups() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    mounts.find(|fields| fields[2] == "cgroup2").map(|fields| fields[1].into()).unwrap_or_default()
 }
 
 fn prefix(data_dir: &Path) -> String {
@@ -313,7 +364,7 @@ impl Place {
     /// A cold start of the counter.
     pub(crate) fn wake(&self, epoch: u64) -> Wake {
         let template = serde_json::json!({
-            "runtime": "gvisor",
+            "runtime": self.runtime,
             "rootfs": { "directory": self.machine.rootfs },
             "command": ["/counter"],
             "env": [{ "name": "LOG", "value": "info" }],
@@ -372,12 +423,15 @@ pub(crate) async fn ask(endpoint: &str, path: &str) -> TcpStream {
     stream
 }
 
-/// Waits for its end, much less long than anything but a reset would take.
-pub(crate) async fn is_reset(mut stream: TcpStream) {
+/// Waits for its end, much less long than anything but the node or the kernel would take.
+pub(crate) async fn is_ended(place: &Place, mut stream: TcpStream) {
     let mut rest = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
-    let error = end.expect("it is reset and not left waiting").unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    match end.expect("it is ended and not left waiting") {
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        // The kernel ends the connections of a process, however that died.
+        Ok(_) => assert_eq!(place.runtime, CRIU, "it was not reset"),
+    }
 }
 
 /// The reason a failed call names.

@@ -2,8 +2,6 @@
 
 use std::{path::Path, process::Stdio};
 
-use serde::Deserialize;
-
 use crate::runtime::Error;
 
 /// The first release that saves only the epoll interests there are (gVisor 5d857245b).
@@ -97,17 +95,6 @@ async fn output(binary: &Path, arguments: &[&str]) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The last error of a log in JSON lines.
-pub(crate) fn last_error(log: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        msg: String,
-        level: String,
-    }
-    let lines = log.lines().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines.filter(|line| line.level == "error" || line.level == "fatal").map(|line| line.msg).next()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,12 +151,5 @@ mod tests {
         let mends = |version| Flags::parse(version, "", CHECKPOINT, RESTORE).saves_dead_interests;
         assert!(mends("runsc version release-20260323.0") && mends("runsc version HEAD"));
         assert!(!mends("runsc version release-20260330.0\nspec: 1.2.0\n"));
-    }
-
-    #[test]
-    fn the_last_error_of_a_log_is_found() {
-        let log = "{\"msg\":\"first\",\"level\":\"error\"}\nnoise\n{\"msg\":\"second\",\"level\":\"error\"}\n{\"msg\":\"x\",\"level\":\"info\"}\n";
-        assert_eq!(last_error(log).as_deref(), Some("second"));
-        assert_eq!(last_error("noise"), None);
     }
 }

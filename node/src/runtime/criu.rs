@@ -1,0 +1,453 @@
+//! The `criu` runtime: containers that `runc` starts and `criu` saves and restores.
+//!
+//! ```text
+//!  start     group made ─▶ overlay mounted ─▶ runc run ─────▶ overlay unmounted: the container holds it
+//!  restore   group made ─▶ written files unpacked, overlay mounted ─▶ criu restore, inside the group ─▶ unmounted
+//!  pause     cgroup.freeze          checkpoint   criu dump of the frozen group, then what was written
+//!  resume    cgroup.freeze          kill         cgroup.kill
+//! ```
+//!
+//! runc is needed for a start only: what comes after is one control group and its processes, which outlive the agent.
+//! Of what a container shares with the machine, its network namespace and its log, an image holds only the names; a
+//! restore is given others in their place. The agent has ended every connection from outside by then and nothing moves,
+//! so nothing is locked while sockets are saved; connections of the actor to itself are saved as they are.
+
+mod cgroup;
+mod seccomp;
+mod spec;
+mod version;
+mod writes;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use nix::mount::MsFlags;
+
+use super::{
+    Error, Kind, Runtime, Sandbox,
+    launcher::{self, Launcher},
+};
+use crate::{files, process, slots::Netns};
+use cgroup::Cgroups;
+use version::Versions;
+use writes::Memory;
+
+const CRIU: &str = "criu";
+const RUNC: &str = "runc";
+/// In a bundle.
+const PID_FILE: &str = "pid";
+const ROOT: &str = "rootfs";
+const OUTPUT: &str = "output";
+const RUNC_LOG: &str = "runc.log";
+const CRIU_LOG: &str = "criu.log";
+/// What an image calls the network namespace.
+const NETWORK: &str = "net";
+/// Deleted files that are still open may be this large.
+const GHOSTS: &str = "--ghost-limit=64M";
+/// Written by criu into a log on every machine without CAP_SYS_RESOURCE, and of no consequence.
+const NOISE: &str = "RLIMIT_NOFILE for self";
+/// Where criu keeps what it has found out about the kernel, if that is a tmpfs.
+const RUN: &str = "/run";
+/// Of the code that criu puts into a process while it reads it, the name of the memory.
+const PARASITE: &str = "CRIUMFD";
+
+/// The two programs.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) criu: PathBuf,
+    pub(crate) runc: PathBuf,
+}
+
+impl Programs {
+    /// As a snapshot's manifest has it.
+    pub(crate) async fn versions(&self) -> Result<String, Error> {
+        Versions::ask(self).await?.checked()
+    }
+}
+
+/// Where this runtime keeps its state.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) bundles: PathBuf,
+    /// Where a tmpfs is mounted.
+    pub(crate) memory: PathBuf,
+    /// Mounts of the agent that the launcher's namespace must not hold.
+    pub(crate) mounts: Vec<PathBuf>,
+    /// Of the names of all sandboxes of this data directory, and of no others.
+    pub(crate) prefix: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Criu {
+    programs: Programs,
+    places: Places,
+    version: String,
+    cgroups: Cgroups,
+    memory: Memory,
+    launcher: Launcher,
+}
+
+impl Criu {
+    /// Looks at the programs and the kernel, and starts the launcher.
+    pub(crate) async fn detect(programs: &Programs, places: Places) -> Result<Self, Error> {
+        let programs =
+            Programs { criu: super::find(&programs.criu)?, runc: super::find(&programs.runc)? };
+        let version = programs.versions().await?;
+        let cgroups = Cgroups::detect()?;
+        files::create_private_dir(&places.bundles)
+            .map_err(Error::file("create", &places.bundles))?;
+        let memory = Memory::open(&places.memory)?;
+        let launcher = Launcher::start({
+            let places = places.clone();
+            move || prepare(&places)
+        });
+        let launcher = launcher.await.map_err(Error::file("prepare mounts for", &programs.criu))?;
+        let criu = Self { programs, places, version, cgroups, memory, launcher };
+        criu.check().await?;
+        Ok(criu)
+    }
+
+    /// What criu says of this kernel. It remembers what it found.
+    async fn check(&self) -> Result<(), Error> {
+        let log = self.places.bundles.join(CRIU_LOG);
+        let mut command = self.criu("check");
+        command.arg(format!("--log-file={}", log.display()));
+        let checked = self.run(CRIU, "check", command, &log).await;
+        files::remove(&log).map_err(Error::file("remove", &log))?;
+        checked
+    }
+
+    /// Starts a container without a network, saves it and brings it back.
+    pub(crate) async fn try_out(&self) -> Result<(), Error> {
+        let image = self.places.memory.join("trial");
+        files::create_private_dir(&image).map_err(Error::file("create", &image))?;
+        let null = Path::new("/dev/null");
+        let output = File::options().write(true).open(null).map_err(Error::file("open", null))?;
+        let mut sandbox = Sandbox {
+            id: format!("{}trial", self.places.prefix),
+            hostname: "trial".into(),
+            command: vec!["sleep".into(), "60".into()],
+            env: Vec::new(),
+            rootfs: "/".into(),
+            pids: None,
+            netns: PathBuf::new(),
+            output: Arc::new(output),
+        };
+        let netns = async || {
+            Netns::create().await.map_err(Error::file("make a network namespace for", &image))
+        };
+        let cycle = async {
+            let (first, second) = (netns().await?, netns().await?);
+            sandbox.netns = first.path();
+            self.start(&sandbox).await?;
+            self.pause(&sandbox.id).await?;
+            self.checkpoint(&sandbox.id, &image).await?;
+            self.kill(&sandbox.id).await?;
+            self.discard(&sandbox.id).await?;
+            sandbox.netns = second.path();
+            self.restore(&sandbox, &image).await.map(drop)
+        };
+        let outcome = cycle.await;
+        self.kill(&sandbox.id).await?;
+        self.discard(&sandbox.id).await?;
+        outcome
+    }
+
+    fn criu(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.programs.criu);
+        command.args([verb, "--no-default-config", "-v1"]);
+        no_streams(&mut command);
+        command
+    }
+
+    async fn run(
+        &self,
+        program: &'static str,
+        verb: &'static str,
+        command: Command,
+        log: &Path,
+    ) -> Result<(), Error> {
+        let starts = matches!(verb, "run" | "restore");
+        let status = self.launcher.run(program, verb, command, starts).await?;
+        if status.success() {
+            return Ok(());
+        }
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let said = if program == CRIU { first_error(&log) } else { super::last_error(&log) };
+        Err(Error::failed(program, verb, said.unwrap_or_else(|| status.to_string())))
+    }
+
+    fn bundle(&self, id: &str) -> PathBuf {
+        self.places.bundles.join(id)
+    }
+
+    /// As the programs that work on a sandbox have it.
+    fn arguments(&self, id: &str) -> [String; 2] {
+        let bundle = self.bundle(id);
+        ["--bundle", "--work-dir"].map(|option| format!("{option}={}", bundle.display()))
+    }
+
+    /// Gives a sandbox its directories and its group, and runs what makes its processes.
+    async fn launch(&self, sandbox: &Sandbox, image: Option<&Path>) -> Result<i32, Error> {
+        let bundle = self.bundle(&sandbox.id);
+        files::create_private_dir(&bundle).map_err(Error::file("create", &bundle))?;
+        let output = bundle.join(OUTPUT);
+        let key = key_of(&sandbox.output);
+        let written = key.and_then(|key| fs::write(&output, key));
+        written.map_err(Error::file("write", &output))?;
+        let writes = self.memory.of(&sandbox.id);
+        writes.create()?;
+        if let Some(image) = image {
+            writes.load(&self.launcher, image).await?;
+        }
+        self.cgroups.create(&sandbox.id, sandbox.pids)?;
+        let root = bundle.join(ROOT);
+        writes.mount(&self.launcher, &sandbox.rootfs, &root).await?;
+        match image {
+            None => self.run_container(sandbox, &bundle).await?,
+            Some(image) => self.restore_container(sandbox, &bundle, image).await?,
+        }
+        writes::unmount(&self.launcher, &root).await?;
+        super::read_pid(&bundle.join(PID_FILE))
+    }
+
+    async fn run_container(&self, sandbox: &Sandbox, bundle: &Path) -> Result<(), Error> {
+        spec::spec(sandbox, &bundle.join(ROOT)).write(bundle)?;
+        let log = bundle.join(RUNC_LOG);
+        let output = || sandbox.output.try_clone().map(Stdio::from);
+        let output = || output().map_err(Error::file("open the log of", bundle));
+        let [bundle_argument, _] = self.arguments(&sandbox.id);
+        let mut command = Command::new(&self.programs.runc);
+        command
+            .arg(format!("--root={}", bundle.join(RUNC).display()))
+            .arg(format!("--log={}", log.display()))
+            .args(["--log-format=json", "run", "--detach", &bundle_argument])
+            .arg(format!("--pid-file={}", bundle.join(PID_FILE).display()))
+            .arg(&sandbox.id)
+            .stdin(Stdio::null())
+            .stdout(output()?)
+            .stderr(output()?);
+        self.run(RUNC, "run", command, &log).await
+    }
+
+    async fn restore_container(
+        &self,
+        sandbox: &Sandbox,
+        bundle: &Path,
+        image: &Path,
+    ) -> Result<(), Error> {
+        let output = image.join(OUTPUT);
+        let key = fs::read_to_string(&output).map_err(Error::file("read", &output))?;
+        let netns = File::open(&sandbox.netns).map_err(Error::file("open", &sandbox.netns))?;
+        let log = sandbox.output.try_clone().map_err(Error::file("open the log of", bundle))?;
+        let [_, work_dir] = self.arguments(&sandbox.id);
+        let criu = self.criu("restore");
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
+            .arg(self.cgroups.group(&sandbox.id).entrance())
+            .arg(criu.get_program())
+            .args(criu.get_args())
+            .args([&work_dir, "--restore-detached", "--manage-cgroups=ignore"])
+            .arg(format!("--images-dir={}", image.display()))
+            .arg(format!("--log-file={CRIU_LOG}"))
+            .arg(format!("--pidfile={PID_FILE}"))
+            .arg(format!("--root={}", bundle.join(ROOT).display()))
+            .args(["--tcp-established", "--file-locks", "--inherit-fd"])
+            .arg(format!("fd[0]:{NETWORK}"))
+            .args(["--inherit-fd".into(), format!("fd[1]:{key}")])
+            .stdin(netns)
+            .stdout(log)
+            .stderr(Stdio::null());
+        self.run(CRIU, "restore", command, &bundle.join(CRIU_LOG)).await
+    }
+
+    async fn dump(&self, id: &str, image: &Path) -> Result<(), Error> {
+        let (bundle, group) = (self.bundle(id), self.cgroups.group(id));
+        let output = bundle.join(OUTPUT);
+        let key = fs::read_to_string(&output).map_err(Error::file("read", &output))?;
+        let pid = super::read_pid(&bundle.join(PID_FILE))?;
+        let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let network = fs::metadata(&netns).map_err(Error::file("read", &netns))?.ino();
+        let [_, work_dir] = self.arguments(id);
+        let mut command = self.criu("dump");
+        command
+            .args([&work_dir, "--leave-running", "--manage-cgroups=ignore", GHOSTS])
+            .arg(format!("--tree={pid}"))
+            .arg(format!("--images-dir={}", image.display()))
+            .arg(format!("--log-file={CRIU_LOG}"))
+            .arg(format!("--freeze-cgroup={}", group.inside().display()))
+            .args(["--network-lock=skip", "--tcp-established", "--skip-in-flight"])
+            .args(["--file-locks", "--link-remap"])
+            .arg(format!("--external=net[{network}]:{NETWORK}"))
+            .arg(format!("--external={key}"));
+        self.run(CRIU, "dump", command, &bundle.join(CRIU_LOG)).await?;
+        // criu moved it while it read it.
+        group.freeze().await?;
+        let copied = image.join(OUTPUT);
+        fs::write(&copied, key).map_err(Error::file("write", &copied))?;
+        self.memory.of(id).save(&self.launcher, image).await
+    }
+}
+
+impl Runtime for Criu {
+    fn kind(&self) -> Kind {
+        Kind::Criu
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn start<'a>(&'a self, sandbox: &'a Sandbox) -> BoxFuture<'a, Result<i32, Error>> {
+        self.launch(sandbox, None).boxed()
+    }
+
+    fn restore<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        image: &'a Path,
+    ) -> BoxFuture<'a, Result<i32, Error>> {
+        self.launch(sandbox, Some(image)).boxed()
+    }
+
+    fn pause<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move { self.cgroups.group(id).freeze().await }.boxed()
+    }
+
+    fn resume<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let group = self.cgroups.group(id);
+            if group.pids()?.into_iter().any(holds_parasite) {
+                let why = "it was killed while it read the process, which cannot go on";
+                return Err(Error::failed(CRIU, "dump", why));
+            }
+            group.thaw().await
+        }
+        .boxed()
+    }
+
+    fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+        self.dump(id, image).boxed()
+    }
+
+    fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            for argument in self.arguments(id) {
+                let found = process::all(argument, |_| true).await;
+                let found =
+                    found.map_err(Error::file("look for processes of", &self.bundle(id)))?;
+                process::end(&found).await;
+            }
+            self.cgroups.group(id).kill().await
+        }
+        .boxed()
+    }
+
+    fn discard<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            let (bundle, group) = (self.bundle(id), self.cgroups.group(id));
+            group.kill().await?;
+            group.remove()?;
+            writes::unmount(&self.launcher, &bundle.join(ROOT)).await?;
+            self.memory.of(id).remove()?;
+            files::remove(&bundle).map_err(Error::file("remove", &bundle))
+        }
+        .boxed()
+    }
+
+    fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
+        async move {
+            // A command the agent died over is let finish, so that its sandbox is in a state to go on from.
+            for argument in keep.iter().flat_map(|id| self.arguments(id)) {
+                let commands = process::all(argument, |_| true).await;
+                let commands = commands.map_err(Error::file("look for", &self.programs.criu))?;
+                process::let_finish(&commands).await;
+                process::end(&commands).await;
+            }
+            let bundles = &self.places.bundles;
+            let mut left = files::names(bundles).map_err(Error::file("read", bundles))?;
+            left.extend(self.cgroups.names(&self.places.prefix)?);
+            left.retain(|id| !keep.contains(id));
+            for id in left {
+                let gone = async {
+                    self.kill(&id).await?;
+                    self.discard(&id).await
+                };
+                if let Err(error) = gone.await {
+                    tracing::warn!(sandbox = id, %error, "a leftover sandbox was not deleted");
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn destroy(&self) -> Result<(), Error> {
+        self.memory.destroy()?;
+        files::remove(&self.places.bundles).map_err(Error::file("remove", &self.places.bundles))
+    }
+}
+
+/// Puts what the programs need into this thread's namespace.
+fn prepare(places: &Places) -> io::Result<()> {
+    const TMPFS_MAGIC: i128 = 0x0102_1994;
+    const CGROUP2_MAGIC: i128 = 0x6367_7270;
+    launcher::own_mounts(&places.mounts)?;
+    let is = |path: &str, magic| rustix::fs::statfs(path).map(|fs| i128::from(fs.f_type) == magic);
+    // Nothing of ours may be covered. Without it each call takes longer.
+    let ours = [&places.bundles, &places.memory].iter().any(|path| path.starts_with(RUN));
+    if !ours && !is(RUN, TMPFS_MAGIC)? {
+        launcher::cover("tmpfs", Path::new(RUN), MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
+    }
+    if !is(cgroup::INSIDE, CGROUP2_MAGIC)? {
+        launcher::cover("cgroup2", Path::new(cgroup::INSIDE), MsFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn no_streams(command: &mut Command) {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+}
+
+/// What criu calls a file that is not the container's own.
+fn key_of(file: &File) -> io::Result<String> {
+    let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    let mount: u32 =
+        mount.and_then(|id| id.trim().parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(format!("file[{mount:x}:{:x}]", file.metadata()?.ino()))
+}
+
+/// Whether criu's code is still in a process.
+fn holds_parasite(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(PARASITE))
+}
+
+/// The first error of criu's log: the others follow from it.
+fn first_error(log: &str) -> Option<String> {
+    let errors = log.lines().filter(|line| !line.contains(NOISE));
+    let mut errors = errors.filter_map(|line| line.split_once("Error (")?.1.split_once("): "));
+    errors.next().map(|(_, message)| message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_of_consequence_is_told() {
+        let log = "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
+                   (00.01)     7: Error (criu/files.c:12): Can't open file\nError (criu/cr-dump.c:9): Dumping FAILED.\n";
+        assert_eq!(first_error(log).as_deref(), Some("Can't open file"));
+        assert_eq!(first_error("Warn  (criu/x.c:1): hm\n"), None);
+    }
+}
