@@ -332,3 +332,52 @@ async fn what_an_actor_prints_is_kept_over_its_activations_and_can_be_followed(
     })
     .await;
 }
+
+/// Writes to its root directory, takes something away from it, and keeps a file open.
+const WRITER: &str = r#"
+import http.server, os
+os.makedirs('/data')
+log = open('/data/log', 'w+')
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if os.path.exists('/etc/passwd'):
+            os.remove('/etc/passwd')
+        log.write(self.path)
+        log.flush()
+        text = open('/data/log').read() + str(os.listdir('/etc').count('passwd'))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+http.server.HTTPServer(('', 8080), Handler).serve_forever()
+"#;
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_actor_wrote_is_in_its_snapshots_and_nowhere_else(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(mut place) = Place::of(runtime) else { return };
+    if !place.python() {
+        return;
+    }
+    let node = place.start(2).await;
+    let wake = |epoch| {
+        place
+            .wake(epoch)
+            .with("command", serde_json::json!(["/usr/bin/python3", "-c", WRITER]))
+            .with("readiness", serde_json::json!({ "timeout": "15s" }))
+    };
+    let endpoint = node.activate(&wake(1)).await.unwrap().endpoint;
+    assert_eq!(get(&endpoint, "/a").await.unwrap(), "/a0");
+    committed(node.suspend(1, "s1").await.unwrap());
+    let endpoint = node.activate(&wake(2).from("s1")).await.unwrap().endpoint;
+    assert_eq!(get(&endpoint, "/b").await.unwrap(), "/a/b0");
+    committed(node.suspend(2, "s2").await.unwrap());
+    // From the older one, as if the second had never been.
+    let endpoint = node.activate(&wake(3).from("s1")).await.unwrap().endpoint;
+    assert_eq!(get(&endpoint, "/c").await.unwrap(), "/a/c0");
+    assert!(place.machine.rootfs.join("etc/passwd").exists());
+    assert!(!place.machine.rootfs.join("data").exists());
+    node.destroy().await;
+    place.eventually_traces(&Default::default()).await;
+}

@@ -125,6 +125,37 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_in_the_middle_of_a_restore_leaves_nothing_but_the_snapshot(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
+    let mut node = place.start(1).await;
+    let fresh = place.traces();
+    let first = count(&node.activate(&place.wake(1)).await.unwrap().endpoint).await;
+    node.suspend(1, "s1").await.unwrap();
+    let wake = place.wake(2).from("s1");
+    let mut cut = 0;
+    for delay in [10, 20, 30, 40] {
+        // It waits for the worker, too.
+        place.eventually_traces(&fresh).await;
+        let restore = tokio::time::timeout(Duration::from_millis(delay), node.activate(&wake));
+        if restore.await.is_ok() {
+            break;
+        }
+        cut += 1;
+        node.crash().await;
+        node = place.start(1).await;
+        assert!(node.running.is_empty());
+    }
+    assert!(cut > 0, "the restore was too quick for this test");
+    let again = count(&node.activate(&wake).await.unwrap().endpoint).await;
+    assert_eq!((again.count, again.nonce), (2, first.nonce));
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_agents_do_not_share_a_data_directory(#[values(GVISOR, CRIU)] runtime: &'static str) {
     let Some(place) = Place::of(runtime) else { return };
     let node = place.start(1).await;

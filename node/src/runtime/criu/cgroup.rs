@@ -19,7 +19,6 @@ use crate::runtime::Error;
 /// How long the kernel is given to freeze processes, or to kill them.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PIDS: &str = "pids";
-const PROCESSES: &str = "cgroup.procs";
 /// Where the launcher's namespace has the hierarchy: runc looks for it there.
 pub(super) const INSIDE: &str = "/sys/fs/cgroup";
 
@@ -86,13 +85,7 @@ impl Cgroup {
 
     /// Whoever writes 0 to this file is in the group from then on, and so are its children. In the launcher's namespace.
     pub(super) fn entrance(&self) -> PathBuf {
-        self.inside().join(PROCESSES)
-    }
-
-    pub(super) fn pids(&self) -> Result<Vec<i32>, Error> {
-        let path = self.dir.join(PROCESSES);
-        let pids = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        Ok(pids.lines().filter_map(|line| line.parse().ok()).collect())
+        self.inside().join("cgroup.procs")
     }
 
     /// Returns once everything in it stands still.
