@@ -149,6 +149,7 @@ async fn container(config: &Config) -> Check {
         let criu = Criu::detect(&config.programs(), layout.containers(Vec::new())).await;
         let criu = criu.map_err(|error| chain(&error))?;
         let tried = tokio::time::timeout(LIMIT, criu.try_out()).await;
+        criu.sweep(&[]).await.map_err(|error| chain(&error))?;
         criu.destroy().map_err(|error| chain(&error))?;
         tried.map_err(|_| format!("nothing happened for {LIMIT:?}"))?.map_err(|error| chain(&error))
     };

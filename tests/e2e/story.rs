@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rstest::rstest;
+
 use crate::{
     COUNTER,
     harness::{
@@ -13,12 +15,15 @@ use crate::{
     },
 };
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_actor_wakes_sleeps_by_itself_and_goes_on_from_the_same_memory() {
+async fn an_actor_wakes_sleeps_by_itself_and_goes_on_from_the_same_memory(
+    #[values("gvisor", "criu")] runtime: &'static str,
+) {
     if !machine_can_run_it("story") {
         return;
     }
-    let manifests = Manifests::new()
+    let manifests = Manifests::of(runtime)
         .counter("demo", "counter", "idle: { suspendAfter: 2s }\n")
         .actor("demo", "counter", "counter");
     let cluster = Cluster::start(Options::new(manifests)).await;
@@ -49,13 +54,14 @@ async fn an_actor_wakes_sleeps_by_itself_and_goes_on_from_the_same_memory() {
     cluster.stop().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn state_survives_ctrl_c_and_another_up() {
+async fn state_survives_ctrl_c_and_another_up(#[values("gvisor", "criu")] runtime: &'static str) {
     if !machine_can_run_it("restart of up") {
         return;
     }
     let manifests =
-        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+        Manifests::of(runtime).counter("demo", "counter", "").actor("demo", "counter", "counter");
     let mut cluster = Cluster::start(Options::new(manifests)).await;
     let before = cluster.client.get(COUNTER, "/").await.count();
     cluster.ctrl_c().await;
@@ -66,8 +72,9 @@ async fn state_survives_ctrl_c_and_another_up() {
     cluster.stop().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_language_keeps_its_memory_too() {
+async fn a_second_language_keeps_its_memory_too(#[values("gvisor", "criu")] runtime: &'static str) {
     if !machine_can_run_it("python") {
         return;
     }
@@ -76,8 +83,9 @@ async fn a_second_language_keeps_its_memory_too() {
          readiness: {{ httpGet: {{ path: /healthz }}, timeout: 20s }}\n",
         repository().join(".deps/rootfs/python").display()
     );
-    let manifests =
-        Manifests::new().template("demo", "python", &fields).actor("demo", "python", "python");
+    let manifests = Manifests::of(runtime)
+        .template("demo", "python", &fields)
+        .actor("demo", "python", "python");
     let cluster = Cluster::start(Options::new(manifests)).await;
     let host = "python.demo.actors.localhost";
     let before = cluster.client.get(host, "/").await.count();
@@ -87,13 +95,16 @@ async fn a_second_language_keeps_its_memory_too() {
     cluster.stop().await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_requests_to_a_sleeping_actor_cause_one_restore() {
+async fn a_thousand_requests_to_a_sleeping_actor_cause_one_restore(
+    #[values("gvisor", "criu")] runtime: &'static str,
+) {
     if !machine_can_run_it("joined wakes") {
         return;
     }
     let manifests =
-        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+        Manifests::of(runtime).counter("demo", "counter", "").actor("demo", "counter", "counter");
     let cluster = Cluster::start(Options::new(manifests)).await;
     let first = cluster.client.get(COUNTER, "/").await.count();
     cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;

@@ -27,7 +27,7 @@ pub fn machine_can_run_it(test: &str) -> bool {
     let deps = repository().join(".deps");
     let missing = if !nix::unistd::geteuid().is_root() {
         "root".to_owned()
-    } else if let Some(file) = ["bin/envoy", "bin/runsc", "rootfs/counter/counter"]
+    } else if let Some(file) = ["bin/envoy", "bin/runsc", "bin/criu", "rootfs/counter/counter"]
         .iter()
         .find(|file| !deps.join(file).exists())
     {

@@ -5,12 +5,26 @@ use std::fmt::Write;
 use super::repository;
 
 /// Templates and actors, in one namespace or several.
-#[derive(Clone, Debug, Default)]
-pub struct Manifests(String);
+#[derive(Clone, Debug)]
+pub struct Manifests {
+    text: String,
+    runtime: &'static str,
+}
+
+impl Default for Manifests {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Manifests {
     pub fn new() -> Self {
-        Self::default()
+        Self::of("gvisor")
+    }
+
+    /// With templates of this runtime.
+    pub fn of(runtime: &'static str) -> Self {
+        Self { text: String::new(), runtime }
     }
 
     /// A counter's template; `extra` is added to its spec, one field a line.
@@ -35,12 +49,13 @@ impl Manifests {
     /// A template with these fields of its spec.
     pub fn template(mut self, namespace: &str, name: &str, fields: &str) -> Self {
         let _ = writeln!(
-            self.0,
+            self.text,
             "---\napiVersion: reveille.dev/v1alpha1\nkind: ActorTemplate\n\
-             metadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n  runtime: gvisor"
+             metadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n  runtime: {}",
+            self.runtime
         );
         for line in fields.lines() {
-            let _ = writeln!(self.0, "  {line}");
+            let _ = writeln!(self.text, "  {line}");
         }
         self
     }
@@ -48,7 +63,7 @@ impl Manifests {
     /// An actor of a template.
     pub fn actor(mut self, namespace: &str, name: &str, template: &str) -> Self {
         let _ = writeln!(
-            self.0,
+            self.text,
             "---\napiVersion: reveille.dev/v1alpha1\nkind: Actor\n\
              metadata: {{ name: {name}, namespace: {namespace} }}\nspec: {{ template: {template} }}"
         );
@@ -56,6 +71,6 @@ impl Manifests {
     }
 
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
     }
 }

@@ -18,6 +18,7 @@
 mod cgroup;
 mod seccomp;
 mod spec;
+mod trial;
 mod version;
 mod writes;
 
@@ -27,7 +28,6 @@ use std::{
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -37,7 +37,7 @@ use super::{
     Error, Kind, Runtime, Sandbox,
     launcher::{self, Launcher},
 };
-use crate::{files, process, slots::Netns};
+use crate::{files, process};
 use cgroup::Cgroups;
 use version::Versions;
 use writes::Memory;
@@ -112,7 +112,11 @@ impl Criu {
         });
         let launcher = launcher.await.map_err(Error::file("prepare mounts for", &programs.criu))?;
         let criu = Self { programs, places, version, cgroups, memory, launcher };
-        criu.check().await?;
+        if let Err(error) = criu.check().await {
+            // Of no use to anybody then.
+            criu.destroy()?;
+            return Err(error);
+        }
         Ok(criu)
     }
 
@@ -124,42 +128,6 @@ impl Criu {
         let checked = self.run(CRIU, "check", command, &log).await;
         files::remove(&log).map_err(Error::file("remove", &log))?;
         checked
-    }
-
-    /// Starts a container without a network, saves it and brings it back.
-    pub(crate) async fn try_out(&self) -> Result<(), Error> {
-        let image = self.places.memory.join("trial");
-        files::create_private_dir(&image).map_err(Error::file("create", &image))?;
-        let null = Path::new("/dev/null");
-        let output = File::options().write(true).open(null).map_err(Error::file("open", null))?;
-        let mut sandbox = Sandbox {
-            id: format!("{}trial", self.places.prefix),
-            hostname: "trial".into(),
-            command: vec!["sleep".into(), "60".into()],
-            env: Vec::new(),
-            rootfs: "/".into(),
-            pids: None,
-            netns: PathBuf::new(),
-            output: Arc::new(output),
-        };
-        let netns = async || {
-            Netns::create().await.map_err(Error::file("make a network namespace for", &image))
-        };
-        let cycle = async {
-            let (first, second) = (netns().await?, netns().await?);
-            sandbox.netns = first.path();
-            self.start(&sandbox).await?;
-            self.pause(&sandbox.id).await?;
-            self.checkpoint(&sandbox.id, &image).await?;
-            self.kill(&sandbox.id).await?;
-            self.discard(&sandbox.id).await?;
-            sandbox.netns = second.path();
-            self.restore(&sandbox, &image).await.map(drop)
-        };
-        let outcome = cycle.await;
-        self.kill(&sandbox.id).await?;
-        self.discard(&sandbox.id).await?;
-        outcome
     }
 
     fn criu(&self, verb: &str) -> Command {
