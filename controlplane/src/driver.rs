@@ -301,7 +301,7 @@ impl Driver {
             };
             self.handle(event).await?;
         }
-        if phase == Phase::Running && self.timers.idle_is_due(now) {
+        if matches!(phase, Phase::Running | Phase::Frozen) && self.timers.idle_is_due(now) {
             self.consider_idle().await?;
         }
         Ok(())
@@ -310,10 +310,16 @@ impl Driver {
     async fn consider_idle(&mut self) -> Result<(), store::Error> {
         let now = self.fleet.clock.now();
         let used = self.fleet.routers.usage(&self.record.key);
-        match idle::decide(&self.template.spec.idle, used, now, self.not_before) {
+        let may_freeze = self.record.life.phase() == Phase::Running && self.node_freezes();
+        let policy = &self.template.spec.idle;
+        match idle::decide(policy, used, now, self.not_before, may_freeze) {
             idle::Decision::Never => self.timers.idle = None,
             idle::Decision::LookAgain(when) => {
                 self.timers.idle = Some(self.fleet.clock.instant(when));
+            }
+            idle::Decision::Freeze(cause) => {
+                let epoch = self.record.life.epoch;
+                self.handle(Event::Freeze(cause, Some(epoch))).await?;
             }
             idle::Decision::Suspend(cause) => {
                 let epoch = self.record.life.epoch;
@@ -340,7 +346,9 @@ impl Driver {
                     None
                 }
                 // It went down under those who wait for it: it wakes again at once.
-                Some(asker) if phase.is_rest() => Some(Event::Wake(asker)),
+                Some(asker) if phase.is_rest() || phase == Phase::Frozen => {
+                    Some(Event::Wake(asker))
+                }
                 Some(_) if phase == Phase::Placing && self.fleet.is_draining() => {
                     Some(Event::NotPlaced(draining()))
                 }
@@ -359,6 +367,8 @@ impl Driver {
         match &self.record.life.state {
             State::Rest(Rest::Lost(lost)) => lost.message.clone(),
             State::Rest(Rest::Failed(failed)) => failed.message.clone(),
+            State::Rest(Rest::Suspended) => "it is suspended".into(),
+            State::Rest(Rest::Stopped(_)) => "it is stopped".into(),
             State::Deleting(_) => "it is being deleted".into(),
             _ => String::new(),
         }
@@ -430,6 +440,13 @@ impl Driver {
             (_, Phase::Placing) if was != Phase::Placing => {
                 self.woken_at = Some(Instant::now());
             }
+            (_, Phase::Thawing) if was != Phase::Thawing => self.woken_at = Some(Instant::now()),
+            (Phase::Thawing, Phase::Running) => {
+                let begun = self.woken_at.unwrap_or_else(Instant::now);
+                self.timers.phases = Phases::thawed(crate::clock::micros(begun.elapsed()));
+                let (kind, phases) = (WokenBy::Thawed, self.timers.phases);
+                record.last_wake = Some(LastWake { unix_ms: now, kind, phases });
+            }
             (Phase::Placing, Phase::Starting) => self.placed_at = Some(Instant::now()),
             (Phase::Starting, Phase::Running) => {
                 if let Some(activation) = record.life.activation() {
@@ -484,8 +501,12 @@ impl Driver {
         if let Some(place) = life.place() {
             let now = fleet.clock.now();
             let status = match life.phase() {
-                Phase::Running if self.template.spec.idle.keep_warm => Status::Serving(None),
-                Phase::Running => Status::Serving(Some(self.not_before.unwrap_or(now).max(now))),
+                Phase::Running | Phase::Frozen if self.template.spec.idle.keep_warm => {
+                    Status::Serving(None)
+                }
+                Phase::Running | Phase::Frozen => {
+                    Status::Serving(Some(self.not_before.unwrap_or(now).max(now)))
+                }
                 Phase::Starting => Status::Starting,
                 _ => Status::Leaving(None),
             };
@@ -513,12 +534,17 @@ impl Driver {
         };
         self.timers.arm(deadline, &limits);
         match self.record.life.phase() {
-            Phase::Running if self.timers.idle.is_none() => {
+            Phase::Running | Phase::Frozen if self.timers.idle.is_none() => {
                 self.timers.idle = Some(Instant::now());
             }
-            Phase::Running => {}
+            Phase::Running | Phase::Frozen => {}
             _ => self.timers.idle = None,
         }
+    }
+
+    /// True when the node that it runs on can stop its processes.
+    fn node_freezes(&self) -> bool {
+        self.record.life.place().is_some_and(|place| self.fleet.placement.freezes(&place.node))
     }
 
     /// New activations use the template as it is now.

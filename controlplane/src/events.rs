@@ -210,6 +210,13 @@ fn render(note: &Note) -> (&'static str, &'static str, String) {
             let message = format!("snapshot {snapshot}: {}; {next}", failure.message);
             ("RestoreFailed", failure.reason.name(), message)
         }
+        Note::FreezeStarted(Cause::Idle(_)) => ("IdleFreeze", "", "nobody uses it".into()),
+        Note::FreezeStarted(_) => ("FreezeStarted", "", "asked for".into()),
+        Note::Frozen => ("Frozen", "", "its processes stand still; traffic thaws them".into()),
+        Note::FreezeFailed(message) => {
+            ("FreezeFailed", "", format!("it serves on, to be tried again: {message}"))
+        }
+        Note::Thawed => ("Thawed", "", "its processes go on".into()),
         Note::SuspendStarted(Cause::Pressure(_)) => {
             ("PreemptedForCapacity", "", "another actor needs its worker".into())
         }

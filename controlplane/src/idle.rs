@@ -19,30 +19,39 @@ pub enum Decision {
     Never,
     /// Looks again then.
     LookAgain(Moment),
+    /// Stops its processes.
+    Freeze(Cause),
     /// Suspends.
     Suspend(Cause),
 }
 
-/// Decides. `not_before` holds back after a failed checkpoint.
+/// Decides. `not_before` holds back after a failed checkpoint or freeze. Of two rungs that are due it takes the deeper one.
 pub fn decide(
     policy: &template::Idle,
     used: Use,
     now: Moment,
     not_before: Option<Moment>,
+    may_freeze: bool,
 ) -> Decision {
-    let Some(after) = policy.suspend_after.filter(|_| !policy.keep_warm) else {
+    let freeze = policy.freeze_after.filter(|_| may_freeze && !policy.keep_warm);
+    let suspend = policy.suspend_after.filter(|_| !policy.keep_warm);
+    let Some(first) = freeze.into_iter().chain(suspend).min() else {
         return Decision::Never;
     };
-    let due = match used {
+    let since = match used {
         // It cannot be due earlier than this even if the last request ends right now.
-        Use::Busy => return Decision::LookAgain(now.plus(after)),
+        Use::Busy => return Decision::LookAgain(now.plus(first)),
         Use::Unknown => return Decision::LookAgain(now.plus(ASK_AGAIN)),
-        Use::Quiet(since) => since.plus(after).max(not_before.unwrap_or_default()),
+        Use::Quiet(since) => since,
     };
-    match used {
-        Use::Quiet(since) if now >= due => Decision::Suspend(Cause::Idle(since)),
-        _ => Decision::LookAgain(due),
+    let due = |after| since.plus(after).max(not_before.unwrap_or_default());
+    if suspend.is_some_and(|after| now >= due(after)) {
+        return Decision::Suspend(Cause::Idle(since));
     }
+    if freeze.is_some_and(|after| now >= due(after)) {
+        return Decision::Freeze(Cause::Idle(since));
+    }
+    Decision::LookAgain(due(first))
 }
 
 #[cfg(test)]
@@ -60,11 +69,11 @@ mod tests {
         let now = Moment(100_000);
         let quiet = |secs| Use::Quiet(now.minus(secs * S));
         assert_eq!(
-            decide(&after(5 * S), quiet(5), now, None),
+            decide(&after(5 * S), quiet(5), now, None, false),
             Decision::Suspend(Cause::Idle(now.minus(5 * S)))
         );
         assert_eq!(
-            decide(&after(5 * S), quiet(2), now, None),
+            decide(&after(5 * S), quiet(2), now, None, false),
             Decision::LookAgain(now.plus(3 * S))
         );
     }
@@ -72,9 +81,9 @@ mod tests {
     #[test]
     fn requests_in_flight_and_ignorance_prevent_it() {
         let now = Moment(100_000);
-        let busy = decide(&after(5 * S), Use::Busy, now, None);
+        let busy = decide(&after(5 * S), Use::Busy, now, None, false);
         assert_eq!(busy, Decision::LookAgain(now.plus(5 * S)));
-        let unknown = decide(&after(5 * S), Use::Unknown, now, None);
+        let unknown = decide(&after(5 * S), Use::Unknown, now, None, false);
         assert_eq!(unknown, Decision::LookAgain(now.plus(S)));
     }
 
@@ -83,8 +92,8 @@ mod tests {
         let now = Moment(100_000);
         let quiet = Use::Quiet(Moment(0));
         let warm = template::Idle { keep_warm: true, ..after(S) };
-        assert_eq!(decide(&warm, quiet, now, None), Decision::Never);
-        assert_eq!(decide(&template::Idle::default(), quiet, now, None), Decision::Never);
+        assert_eq!(decide(&warm, quiet, now, None, false), Decision::Never);
+        assert_eq!(decide(&template::Idle::default(), quiet, now, None, false), Decision::Never);
     }
 
     #[test]
@@ -92,6 +101,18 @@ mod tests {
         let now = Moment(100_000);
         let quiet = Use::Quiet(Moment(0));
         let later = now.plus(10 * S);
-        assert_eq!(decide(&after(S), quiet, now, Some(later)), Decision::LookAgain(later));
+        assert_eq!(decide(&after(S), quiet, now, Some(later), false), Decision::LookAgain(later));
+    }
+
+    #[test]
+    fn of_two_rungs_the_deeper_one_that_is_due_is_taken_and_a_frozen_actor_waits_for_the_next() {
+        let now = Moment(100_000);
+        let idle = template::Idle { freeze_after: Some(2 * S), ..after(5 * S) };
+        let quiet = |secs| Use::Quiet(now.minus(secs * S));
+        let decide = |secs, may_freeze| decide(&idle, quiet(secs), now, None, may_freeze);
+        assert_eq!(decide(1, true), Decision::LookAgain(now.plus(S)));
+        assert_eq!(decide(3, true), Decision::Freeze(Cause::Idle(now.minus(3 * S))));
+        assert_eq!(decide(3, false), Decision::LookAgain(now.plus(2 * S)));
+        assert_eq!(decide(6, true), Decision::Suspend(Cause::Idle(now.minus(6 * S))));
     }
 }

@@ -13,6 +13,8 @@
 //!       Committed                                    Running, Draining, Checkpointing ──▶ Lost
 //!                                                    Exited, NodeLost, Absent
 //!
+//!  Freeze: Draining ── Drained ──▶ Freezing ── Frozen ──▶ Frozen ── Wake ──▶ Thawing ── Thawed ──▶ Running
+//!          (a suspend of a frozen one thaws it first)
 //!  Delete: at once to Deleting; from Running by way of Draining, so that requests in flight have their time
 //! ```
 //!
@@ -26,19 +28,19 @@
 //! | `Starting` | *Waking*, second half: the node restores or starts it | the node, its deadline |
 //! | `Running` | serves; its binding may be given out | idle time, a verb, the node |
 //! | `Draining` | its binding is revoked; requests in flight finish | the routers, a wake, its deadline |
+//! | `Freezing` | the node stops its processes where they stand | the node, its deadline |
+//! | `Frozen` | holds its worker, uses no CPU; its memory may be in swap | a wake, idle time, a verb, the node |
+//! | `Thawing` | the node lets them go on | the node, its deadline |
 //! | `Checkpointing` | the node takes the snapshot; nothing decided until its commit | the node, a wake, its deadline |
 //! | `Deleting` | everything of it goes away, then its record | the node, its deadline |
-//!
-//! `Frozen` and `Paused` of the design come with the node's freezer; no node can do them yet, so no state is
-//! faked for them here.
 //!
 //! Rules that hold in every row (`table.rs` lists the rows, and both the code and its tests use that list):
 //!
 //! * the epoch never falls, and grows by one before each activation is asked for;
 //! * `term` counts the revokes of an epoch: `Draining` revokes its own, and a return to `Running` is one term later;
 //! * an event that quotes another epoch, term or snapshot than the state's is stale and changes nothing;
-//! * what a state intends is stored before the effect that begins it ([`Write::First`]). One edge is stored behind its
-//!   effects: `Starting → Running`, because a crash in between is healed by asking the node again;
+//! * what a state intends is stored before the effect that begins it ([`Write::First`]). What leads to `Running` from
+//!   `Starting` or `Frozen` is stored behind its effects, because a crash in between is healed by asking the node again;
 //! * every state with work under way has a [`Deadline`], derived from the state itself.
 
 use reveille_api::{Epoch, Failure, Reason};
@@ -47,6 +49,7 @@ use serde::{Deserialize, Serialize};
 mod apply;
 mod down;
 mod event;
+mod frozen;
 mod node;
 pub mod table;
 
@@ -85,6 +88,8 @@ pub enum State {
     Running(Running),
     /// Going down, first half.
     Draining(Draining),
+    /// Its processes are stopped, or about to be, or about to go on.
+    Frozen(Frozen),
     /// Going down, second half.
     Checkpointing(Checkpointing),
     /// Going away for good.
@@ -191,6 +196,28 @@ pub struct Draining {
     pub goal: Goal,
 }
 
+/// Its processes are stopped, or on the way to that, or from there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Frozen {
+    /// What is frozen.
+    pub activation: Activation,
+    /// Revoked.
+    pub term: u64,
+    /// How far it is.
+    pub stage: Ice,
+}
+
+/// How far a freeze or a thaw is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ice {
+    /// The node stops the processes.
+    Freezing,
+    /// They stand still.
+    Frozen,
+    /// The node lets them go on.
+    Thawing,
+}
+
 /// The node takes a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Checkpointing {
@@ -218,6 +245,8 @@ pub struct Deleting {
 /// What a way down ends in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Goal {
+    /// Its processes stopped, on its worker.
+    Freeze,
     /// Asleep.
     Suspend,
     /// Not to be woken by traffic.
@@ -286,6 +315,12 @@ pub enum Phase {
     Running,
     /// [`State::Draining`].
     Draining,
+    /// [`Ice::Freezing`].
+    Freezing,
+    /// [`Ice::Frozen`].
+    Frozen,
+    /// [`Ice::Thawing`].
+    Thawing,
     /// [`State::Checkpointing`].
     Checkpointing,
     /// [`State::Deleting`].
@@ -301,6 +336,8 @@ pub enum Deadline {
     Start(Epoch),
     /// The routers must have answered.
     Drain(Epoch, u64),
+    /// The node must have stopped the processes, or let them go on.
+    Freeze(Epoch, u64, Ice),
     /// The node must have said how the checkpoint went; the second time it must have resumed.
     Checkpoint(String, bool),
     /// The nodes must have destroyed it.
@@ -322,6 +359,11 @@ impl Actor {
             State::Waking(_) => Phase::Starting,
             State::Running(_) => Phase::Running,
             State::Draining(_) => Phase::Draining,
+            State::Frozen(frozen) => match frozen.stage {
+                Ice::Freezing => Phase::Freezing,
+                Ice::Frozen => Phase::Frozen,
+                Ice::Thawing => Phase::Thawing,
+            },
             State::Checkpointing(_) => Phase::Checkpointing,
             State::Deleting(_) => Phase::Deleting,
         }
@@ -341,18 +383,21 @@ impl Actor {
         match &self.state {
             State::Running(running) => Some(&running.activation),
             State::Draining(draining) => Some(&draining.activation),
+            State::Frozen(frozen) => Some(&frozen.activation),
             State::Checkpointing(checkpointing) => Some(&checkpointing.activation),
             _ => None,
         }
     }
 
-    /// What must happen by when. Every state that is neither at rest nor running has one.
+    /// What must happen by when. Every state with something under way has one.
     pub fn deadline(&self) -> Option<Deadline> {
         match &self.state {
             State::Rest(_) | State::Running(_) => None,
             State::Waking(Waking { stage: Stage::Placing(_), .. }) => Some(Deadline::Place),
             State::Waking(_) => Some(Deadline::Start(self.epoch)),
             State::Draining(draining) => Some(Deadline::Drain(self.epoch, draining.term)),
+            State::Frozen(Frozen { stage: Ice::Frozen, .. }) => None,
+            State::Frozen(f) => Some(Deadline::Freeze(self.epoch, f.term, f.stage)),
             State::Checkpointing(c) => Some(Deadline::Checkpoint(c.snapshot.clone(), c.resuming)),
             State::Deleting(_) => Some(Deadline::Purge),
         }

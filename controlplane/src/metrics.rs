@@ -65,6 +65,7 @@ enum Kind {
     Restored,
     PreviousSnapshot,
     ColdStartAfterFailure,
+    Thawed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -100,6 +101,7 @@ impl From<WokenBy> for Kind {
             WokenBy::Restored => Self::Restored,
             WokenBy::PreviousSnapshot => Self::PreviousSnapshot,
             WokenBy::ColdStartAfterFailure => Self::ColdStartAfterFailure,
+            WokenBy::Thawed => Self::Thawed,
         }
     }
 }
@@ -127,6 +129,7 @@ pub struct Metrics {
     wakes: Family<ByKind, Counter>,
     wake_failures: Family<ByReason, Counter>,
     wake_seconds: Family<ByPhase, Histogram, fn() -> Histogram>,
+    freezes: Family<ByCause, Counter>,
     suspends: Family<ByCause, Counter>,
     suspends_cancelled: Counter,
     checkpoint_failures: Counter,
@@ -146,6 +149,7 @@ impl Default for Metrics {
             wakes: Family::default(),
             wake_failures: Family::default(),
             wake_seconds: Family::new_with_constructor(seconds),
+            freezes: Family::default(),
             suspends: Family::default(),
             suspends_cancelled: Counter::default(),
             checkpoint_failures: Counter::default(),
@@ -160,6 +164,7 @@ impl Default for Metrics {
         registry.register("wakes", "Activations that came to serve", m.wakes.clone());
         registry.register("wake_failures", "Wakes that failed", m.wake_failures.clone());
         registry.register("wake_seconds", "Time of a wake, by phase", m.wake_seconds.clone());
+        registry.register("freezes", "Freezes begun", m.freezes.clone());
         registry.register("suspends", "Ways down begun", m.suspends.clone());
         let help = "Ways down called off because the actor was wanted";
         registry.register("suspends_cancelled", help, m.suspends_cancelled.clone());
@@ -175,7 +180,7 @@ impl Default for Metrics {
         for path in ["/reveille.v1.Control/", "/reveille.v1.Nodes/", "/reveille.v1.Routers/", ""] {
             drop(m.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }));
         }
-        for kind in [Kind::ColdStart, Kind::Restored] {
+        for kind in [Kind::ColdStart, Kind::Restored, Kind::Thawed] {
             drop(m.wakes.get_or_create(&ByKind { kind }));
         }
         for kind in [Kind::PreviousSnapshot, Kind::ColdStartAfterFailure] {
@@ -187,6 +192,7 @@ impl Default for Metrics {
         }
         use CauseLabel::{Idle, Pressure, Shutdown, User};
         for cause in [User, Shutdown, Idle, Pressure] {
+            drop(m.freezes.get_or_create(&ByCause { cause }));
             drop(m.suspends.get_or_create(&ByCause { cause }));
         }
         Self { registry: Arc::new(Mutex::new(registry)), ..metrics }
@@ -229,6 +235,9 @@ impl Metrics {
 
     pub(crate) fn note(&self, note: &Note) {
         match note {
+            Note::FreezeStarted(cause) => {
+                self.freezes.get_or_create(&ByCause { cause: (*cause).into() }).inc();
+            }
             Note::SuspendStarted(cause) => {
                 self.suspends.get_or_create(&ByCause { cause: (*cause).into() }).inc();
             }

@@ -226,6 +226,11 @@ impl Placement {
         self.pump();
     }
 
+    /// True when this node can freeze actors. Of one that is away, what it said last.
+    pub fn freezes(&self, node: &str) -> bool {
+        self.inner().nodes.get(node).is_some_and(|slots| slots.freezes)
+    }
+
     /// A node is not ready.
     pub fn node_down(&self, node: &str) {
         if let Some(slots) = self.inner().nodes.get_mut(node) {

@@ -65,6 +65,8 @@ pub enum WokenBy {
     PreviousSnapshot,
     /// Anew, after no snapshot could be restored.
     ColdStartAfterFailure,
+    /// It was frozen.
+    Thawed,
 }
 
 impl From<&Source> for WokenBy {
@@ -85,6 +87,7 @@ impl From<WokenBy> for proto::WakeKind {
             WokenBy::Restored => Self::Restored,
             WokenBy::PreviousSnapshot => Self::PreviousSnapshot,
             WokenBy::ColdStartAfterFailure => Self::ColdStartAfterFailure,
+            WokenBy::Thawed => Self::Thawed,
         }
     }
 }
@@ -115,6 +118,11 @@ impl Phases {
             ready_us: node.ready_us,
             total_us: total_us.max(measured),
         }
+    }
+
+    /// Of a thaw: it keeps its worker and has nothing to fetch.
+    pub fn thawed(total_us: u64) -> Self {
+        Self { restore_us: total_us, total_us, ..Self::default() }
     }
 }
 

@@ -87,8 +87,12 @@ pub(crate) struct NodeState {
     pub(crate) refuse_start: Vec<Failure>,
     /// The next checkpoints fail like this.
     pub(crate) refuse_checkpoint: Vec<String>,
+    /// The next freeze fails.
+    pub(crate) refuse_freeze: bool,
     /// Promises of the control plane that it broke.
     pub(crate) violations: Vec<String>,
+    /// The last term of an epoch that was thawed.
+    resumed: HashMap<(ActorKey, u64), u64>,
     suspends: HashMap<String, watch::Sender<Option<SuspendOutcome>>>,
     /// How to call the last suspend of an epoch off, and its name.
     resume: HashMap<(ActorKey, u64), (watch::Sender<bool>, String)>,
@@ -211,6 +215,30 @@ impl FakeNode {
         .boxed()
     }
 
+    /// As the node: a term that was resumed is over.
+    fn freeze_now(&self, request: &proto::ActivationRef) -> Reply<proto::FreezeReply> {
+        let key = actor_of(&request.actor);
+        let mut state = self.state();
+        let mut outcome = state.enter(self.stay, "freeze", &key, request.epoch);
+        let late = state
+            .resumed
+            .get(&(key.clone(), request.epoch))
+            .is_some_and(|term| request.term <= *term);
+        if outcome.is_ok() && late {
+            outcome = Err(Status::aborted("it was resumed"));
+        }
+        if outcome.is_ok() && std::mem::take(&mut state.refuse_freeze) {
+            outcome = Err(Failure::internal("it cannot be stopped").into());
+        }
+        if outcome.is_ok() {
+            match state.activations.get_mut(&key) {
+                Some(here) => (here.serving, here.frozen) = (false, true),
+                None => outcome = Err(Status::not_found("no such activation")),
+            }
+        }
+        async move { outcome.map(|()| proto::FreezeReply {}) }.boxed()
+    }
+
     fn destroy_now(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
@@ -264,6 +292,7 @@ impl Agent for FakeNode {
                         worker: request.worker,
                         endpoint: endpoint.clone(),
                         serving: true,
+                        frozen: false,
                     };
                     let mut others = state.activations.iter().filter(|(other, _)| **other != key);
                     let clash = others.find(|(_, other)| other.worker == activation.worker);
@@ -287,6 +316,10 @@ impl Agent for FakeNode {
         self.delivered("suspend", move |node| node.suspend_now(request))
     }
 
+    fn freeze(&self, request: proto::ActivationRef) -> Reply<proto::FreezeReply> {
+        self.delivered("freeze", move |node| node.freeze_now(&request))
+    }
+
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
@@ -294,7 +327,11 @@ impl Agent for FakeNode {
             return async { Err(status) }.boxed();
         }
         let Some((resume, id)) = state.resume.get(&(key.clone(), request.epoch)) else {
-            let resumed = state.activations.contains_key(&key);
+            let here = state.activations.get_mut(&key);
+            let resumed = here.map(|it| (it.serving, it.frozen) = (true, false)).is_some();
+            if resumed {
+                state.resumed.insert((key, request.epoch), request.term);
+            }
             return async move { Ok(proto::ResumeReply { resumed }) }.boxed();
         };
         resume.send_replace(true);
@@ -324,7 +361,11 @@ impl Agent for FakeNode {
             epochs: state
                 .highest
                 .iter()
-                .map(|(key, epoch)| proto::ActivationRef { actor: Some(key.into()), epoch: *epoch })
+                .map(|(key, epoch)| proto::ActivationRef {
+                    actor: Some(key.into()),
+                    epoch: *epoch,
+                    term: 0,
+                })
                 .collect(),
         };
         async move { Ok(inventory) }.boxed()
@@ -459,6 +500,7 @@ impl World {
             address: "fake".into(),
             workers: self.workers,
             runtimes: vec![proto::Runtime { name: "gvisor".into(), version: "1".into() }],
+            freezes: true,
             ..Default::default()
         };
         let session = self.fleet.nodes.join(register.clone()).unwrap();

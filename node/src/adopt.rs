@@ -19,8 +19,8 @@ use crate::{
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
-    slots::Held,
     runtime::{Runtime, Runtimes},
+    slots::Held,
 };
 
 /// How long an adopted activation has to accept a connection.

@@ -98,6 +98,10 @@ impl NodeAgent for Agent {
         Ok(Response::new(SuspendReply { outcome: Some(Outcome::Committed(taken)) }))
     }
 
+    async fn freeze(&self, _: Request<ActivationRef>) -> Reply<FreezeReply> {
+        Err(Status::unimplemented("it has no processes"))
+    }
+
     async fn resume(&self, _: Request<ActivationRef>) -> Reply<ResumeReply> {
         Ok(Response::new(ResumeReply { resumed: true }))
     }

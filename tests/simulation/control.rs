@@ -123,6 +123,11 @@ impl Agent for Stammering {
         self.inner.suspend(request)
     }
 
+    fn freeze(&self, request: proto::ActivationRef) -> Reply<proto::FreezeReply> {
+        self.again(LATE, |agent| agent.freeze(request.clone()));
+        self.inner.freeze(request)
+    }
+
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {
         self.again(LATE, |agent| agent.resume(request.clone()));
         self.inner.resume(request)

@@ -427,6 +427,7 @@ impl Machine {
         let epoch = |(key, actor): (&String, &Actor)| proto::ActivationRef {
             actor: Some(key_of(key)),
             epoch: actor.highest,
+            term: 0,
         };
         proto::Inventory {
             activations: state.actors.iter().filter_map(activation).collect(),
@@ -497,6 +498,10 @@ impl NodeAgent for Machine {
     async fn suspend(&self, request: Request<proto::SuspendRequest>) -> Reply<proto::SuspendReply> {
         let (machine, stay) = (self.clone(), self.hear(&request)?);
         owned(async move { Machine::suspend(&machine, stay, request.into_inner()).await }).await
+    }
+
+    async fn freeze(&self, _: Request<proto::ActivationRef>) -> Reply<proto::FreezeReply> {
+        Err(Status::unimplemented("it cannot"))
     }
 
     async fn resume(&self, request: Request<proto::ActivationRef>) -> Reply<proto::ResumeReply> {

@@ -33,6 +33,7 @@ pub(super) fn valid_from(life: &Actor) -> Option<u64> {
         State::Waking(_) if life.phase() == Phase::Starting => Some(0),
         State::Running(running) => Some(running.term),
         State::Draining(draining) => Some(draining.term + 1),
+        State::Frozen(frozen) => Some(frozen.term + 1),
         State::Checkpointing(checkpointing) => Some(checkpointing.term + 1),
         _ => None,
     }
@@ -60,6 +61,8 @@ impl Driver {
             Effect::Revoke(epoch, term) => {
                 self.fleet.routers.revoke(&self.record.key, epoch, term);
             }
+            Effect::Freeze(epoch, term, place) => self.freeze(epoch, term, place),
+            Effect::Thaw(epoch, term, place) => self.thaw(epoch, term, place),
             Effect::Suspend(epoch, place, snapshot) => self.suspend(epoch, place, snapshot),
             Effect::Resume(epoch, place) => self.resume(epoch, place),
             Effect::Destroy(epoch, place) => self.destroy(epoch, place),
@@ -224,18 +227,47 @@ impl Driver {
                 Err(Refusal::Failed(failure)) => failed(failure.message),
                 Err(Refusal::Fenced) => failed("the node has seen a later epoch".into()),
                 // Neither the process nor its snapshot is there.
-                Err(Refusal::NotRunning) => {
-                    Event::Absent { node: place.node.clone(), epoch, snapshots: Vec::new() }
-                }
+                Err(Refusal::NotRunning) => gone(place.node.clone(), epoch),
             })
         });
+    }
+
+    fn freeze(&mut self, epoch: Epoch, term: u64, place: Place) {
+        let reference = self.reference(epoch, term);
+        let nodes = Arc::clone(&self.fleet.nodes);
+        task::spawn(&mut self.errands, "freeze", async move {
+            let call = nodes.call(&place.node, |agent| agent.freeze(reference.clone())).await;
+            let failed = |message: String| Event::FreezeFailed { epoch, message };
+            Done::Event(match call {
+                Ok(_) => Event::Frozen(epoch),
+                Err(Refusal::Failed(failure)) => failed(failure.message),
+                Err(Refusal::Fenced) => failed("the node has seen a later epoch".into()),
+                Err(Refusal::NotRunning) => gone(place.node, epoch),
+            })
+        });
+    }
+
+    fn thaw(&mut self, epoch: Epoch, term: u64, place: Place) {
+        let reference = self.reference(epoch, term);
+        let nodes = Arc::clone(&self.fleet.nodes);
+        task::spawn(&mut self.errands, "thaw", async move {
+            let call = nodes.call(&place.node, |agent| agent.resume(reference.clone())).await;
+            Done::Event(match call {
+                Ok(proto::ResumeReply { resumed: true }) => Event::Thawed(epoch),
+                // One that could not be thawed was destroyed.
+                Ok(_) | Err(_) => gone(place.node, epoch),
+            })
+        });
+    }
+
+    fn reference(&self, epoch: Epoch, term: u64) -> proto::ActivationRef {
+        proto::ActivationRef { actor: Some((&self.record.key).into()), epoch: epoch.0, term }
     }
 
     /// Only asks, once the suspend has been sent: how it ends is told by the reply of the suspend. A resume that
     /// overtakes it on the way calls nothing off, and the snapshot is still committed.
     fn resume(&mut self, epoch: Epoch, place: Place) {
-        let reference =
-            proto::ActivationRef { actor: Some((&self.record.key).into()), epoch: epoch.0 };
+        let reference = self.reference(epoch, 0);
         let nodes = Arc::clone(&self.fleet.nodes);
         let suspending = self.suspending.clone();
         task::spawn(&mut self.errands, "resume", async move {
@@ -338,9 +370,12 @@ impl Driver {
         let (term, activation) = (running.term, running.activation.clone());
         let key = self.record.key.clone();
         let epoch = self.record.life.epoch;
-        self.fleet.routers.touch(&key);
+        // One that was thawed to be suspended is no more used than before.
+        if serving != Serving::Thawed || !self.wakes.is_empty() {
+            self.fleet.routers.touch(&key);
+        }
         let (kind, phases) = match (serving, &self.record.last_wake) {
-            (Serving::Woken, Some(wake)) => {
+            (Serving::Woken | Serving::Thawed, Some(wake)) => {
                 self.fleet.metrics.woken(wake);
                 self.timers.idle = None;
                 (wake.kind.into(), wake.phases)
@@ -385,7 +420,7 @@ impl Driver {
 
     fn stayed_up(&mut self, why: &StayedUp) {
         let wait = match why {
-            StayedUp::CheckpointFailed(_) => {
+            StayedUp::CheckpointFailed(_) | StayedUp::FreezeFailed(_) => {
                 let doublings = self.checkpoint_failures.min(MAX_DOUBLINGS);
                 self.checkpoint_failures += 1;
                 self.fleet.timings.retry * 2u32.pow(doublings)
@@ -400,8 +435,13 @@ impl Driver {
     }
 }
 
+/// The node has no such activation, and no snapshot that was asked for.
+fn gone(node: String, epoch: Epoch) -> Event {
+    Event::Absent { node, epoch, snapshots: Vec::new() }
+}
+
 async fn purge_node(fleet: &Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
-    let reference = proto::ActivationRef { actor: Some(key.into()), epoch: epoch.0 };
+    let reference = proto::ActivationRef { actor: Some(key.into()), epoch: epoch.0, term: 0 };
     let destroyed = fleet.nodes.call(node, |agent| agent.destroy(reference.clone())).await;
     let deleted = delete_everything(fleet, node, key, epoch).await;
     if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted) {

@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod doubt;
+mod freezing;
 mod going_down;
 mod recovery;
 

@@ -49,6 +49,8 @@ impl Limits<'_> {
             Deadline::Drain(..) => {
                 now + self.template.drain.timeout + self.timings.ack + self.timings.settle + ANSWER
             }
+            // It takes milliseconds. A node that is silent is given up before, and may come back with it.
+            Deadline::Freeze(..) => now + self.timings.node_grace + ANSWER,
             Deadline::Checkpoint(..) => now + self.timings.checkpoint + ANSWER,
             Deadline::Purge => now + self.timings.purge,
         }

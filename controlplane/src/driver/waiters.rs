@@ -104,6 +104,8 @@ impl Wakes {
 /// What somebody wants an actor to become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Down {
+    /// Frozen.
+    Freeze(Cause),
     /// Asleep.
     Suspend(Cause),
     /// Stopped.
@@ -121,6 +123,9 @@ pub enum NotDown {
     /// No snapshot could be taken.
     #[error("its checkpoint failed, it serves on: {0}")]
     CheckpointFailed(String),
+    /// Its processes could not be stopped.
+    #[error("it could not be frozen, it serves on: {0}")]
+    FreezeFailed(String),
     /// There is nothing to suspend.
     #[error("there is no running process of it: {0}")]
     Gone(String),
@@ -157,8 +162,10 @@ impl Downs {
         // Nobody is interested any more in what was not begun.
         self.waiters.retain(|waiter| waiter.told || !waiter.answer.is_closed());
         let waiter = self.waiters.iter_mut().find(|w| !w.told && w.goal.fits(phase))?;
-        waiter.told = true;
+        // A frozen one is only thawed by it.
+        waiter.told = phase != Phase::Frozen;
         Some(match waiter.goal {
+            Down::Freeze(cause) => Event::Freeze(cause, None),
             Down::Suspend(cause) => Event::Suspend(cause, None),
             Down::Stop => Event::Stop,
             Down::Delete => Event::Delete,
@@ -169,6 +176,7 @@ impl Downs {
     pub(crate) fn settle(&mut self, phase: Phase, why: &str) {
         for waiter in self.waiters.extract_if(.., |waiter| waiter.goal.is_settled(phase)) {
             let outcome = match (waiter.goal, phase) {
+                (Down::Freeze(_), Phase::Frozen) => Ok(()),
                 (Down::Suspend(_), Phase::Suspended | Phase::Stopped) => Ok(()),
                 (Down::Stop, Phase::Stopped) => Ok(()),
                 _ => Err(NotDown::Gone(why.into())),
@@ -187,6 +195,7 @@ impl Downs {
         }
         let outcome = match why {
             StayedUp::InUse => NotDown::InUse,
+            StayedUp::FreezeFailed(message) => NotDown::FreezeFailed(message.clone()),
             StayedUp::CheckpointFailed(message) => NotDown::CheckpointFailed(message.clone()),
             StayedUp::Lost(message) => NotDown::Gone(message.clone()),
         };
@@ -218,16 +227,28 @@ impl Down {
     /// True when the machine can be told now; while a wake is under way it has to wait for that.
     fn fits(self, phase: Phase) -> bool {
         match self {
-            Self::Suspend(_) => {
-                matches!(phase, Phase::Running | Phase::Draining | Phase::Checkpointing)
-            }
-            Self::Stop => !matches!(phase, Phase::Starting | Phase::Deleting | Phase::Stopped),
+            Self::Freeze(_) => matches!(phase, Phase::Running | Phase::Draining),
+            Self::Suspend(_) => matches!(
+                phase,
+                Phase::Running | Phase::Draining | Phase::Frozen | Phase::Checkpointing
+            ),
+            Self::Stop => !matches!(
+                phase,
+                Phase::Starting
+                    | Phase::Freezing
+                    | Phase::Thawing
+                    | Phase::Deleting
+                    | Phase::Stopped
+            ),
             Self::Delete => true,
         }
     }
 
     fn is_settled(self, phase: Phase) -> bool {
         match self {
+            Self::Freeze(_) => {
+                phase == Phase::Frozen || phase.is_rest() || phase == Phase::Deleting
+            }
             Self::Suspend(_) => phase.is_rest() || phase == Phase::Deleting,
             Self::Stop => matches!(phase, Phase::Stopped | Phase::Deleting),
             Self::Delete => false,

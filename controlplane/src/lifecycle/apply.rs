@@ -40,6 +40,7 @@ impl Actor {
     fn transition(&mut self, rules: Rules<'_>, event: Event) -> Step {
         match event {
             Event::Wake(asker) => self.wake(rules, asker),
+            Event::Freeze(cause, epoch) => self.freeze(cause, epoch),
             Event::Suspend(cause, epoch) => self.suspend(cause, epoch),
             Event::Stop => self.stop(),
             Event::Delete => self.delete(),
@@ -52,6 +53,9 @@ impl Actor {
                 let quiet = !silent && in_flight == 0;
                 self.drained(epoch, term, quiet, last_active, snapshot)
             }
+            Event::Frozen(epoch) => self.frozen(epoch),
+            Event::FreezeFailed { epoch, message } => self.freeze_failed(epoch, message),
+            Event::Thawed(epoch) => self.thawed(epoch),
             Event::Committed { epoch, snapshot } => self.committed(epoch, snapshot),
             Event::Resumed { epoch, snapshot } => self.resumed(epoch, &snapshot),
             Event::CheckpointFailed { epoch, snapshot, message } => {
@@ -59,7 +63,9 @@ impl Actor {
             }
             Event::Exited { node, epoch, message } => self.exited(&node, epoch, message),
             Event::NodeLost { node } => self.node_lost(&node),
-            Event::Found { place, epoch, serving } => self.found(&place, epoch, serving),
+            Event::Found { place, epoch, serving, frozen } => {
+                self.found(&place, epoch, serving, frozen)
+            }
             Event::Absent { node, epoch, snapshots } => self.absent(&node, epoch, snapshots),
             Event::Seen(epoch) => self.seen(epoch),
             Event::DeadlinePassed(deadline) => {
@@ -98,6 +104,7 @@ impl Actor {
                     Effect::Note(Note::SuspendCancelled),
                 ])
             }
+            State::Frozen(_) => self.thaw(),
             State::Checkpointing(checkpointing) => {
                 if checkpointing.goal == Goal::Stop && asker == Asker::Traffic {
                     return Step::only(vec![refuse(stopped())]);

@@ -11,6 +11,13 @@ use super::{
 use crate::clock::Moment;
 
 impl Actor {
+    pub(super) fn freeze(&mut self, cause: Cause, decided_for: Option<Epoch>) -> Step {
+        if decided_for.is_some_and(|epoch| epoch != self.epoch) {
+            return Step::nothing();
+        }
+        self.go_down(cause, Goal::Freeze)
+    }
+
     pub(super) fn suspend(&mut self, cause: Cause, decided_for: Option<Epoch>) -> Step {
         if decided_for.is_some_and(|epoch| epoch != self.epoch) {
             return Step::nothing();
@@ -38,14 +45,17 @@ impl Actor {
         }
     }
 
-    /// From `Running`; or from `Draining`, when what was a guess is now somebody's wish.
+    /// From `Running` or `Frozen`; or from `Draining`, when what was a guess is now somebody's wish.
     fn go_down(&mut self, cause: Cause, goal: Goal) -> Step {
         match &mut self.state {
             State::Running(running) => {
                 let (activation, term) = (running.activation.clone(), running.term);
                 self.state = State::Draining(Draining { activation, term, cause, goal });
-                let note = Effect::Note(Note::SuspendStarted(cause));
-                let note = (goal != Goal::Delete).then_some(note);
+                let note = match goal {
+                    Goal::Freeze => Some(Effect::Note(Note::FreezeStarted(cause))),
+                    Goal::Suspend | Goal::Stop => Some(Effect::Note(Note::SuspendStarted(cause))),
+                    Goal::Delete => None,
+                };
                 let drain = Effect::Drain(self.epoch, term, cause);
                 Step::first([drain].into_iter().chain(note).collect())
             }
@@ -62,6 +72,8 @@ impl Actor {
                 }
                 if more { Step::first(vec![]) } else { Step::nothing() }
             }
+            // It is thawed, and asked again then: only what runs can be saved.
+            State::Frozen(_) if goal > Goal::Freeze => self.thaw(),
             _ => Step::nothing(),
         }
     }
@@ -87,6 +99,9 @@ impl Actor {
         if goal == Goal::Delete {
             return self.begin_deleting();
         }
+        if goal == Goal::Freeze {
+            return self.begin_freezing(activation, term);
+        }
         let suspend = Effect::Suspend(epoch, activation.place.clone(), snapshot.clone());
         self.state = State::Checkpointing(Checkpointing {
             activation,
@@ -100,9 +115,10 @@ impl Actor {
     }
 
     /// Back to `Running`, one term later: routers have forgotten the binding of this one.
-    fn stay_up(&mut self, why: StayedUp, note: Note) -> Step {
+    pub(super) fn stay_up(&mut self, why: StayedUp, note: Note) -> Step {
         let (activation, term) = match &self.state {
             State::Draining(d) => (d.activation.clone(), d.term),
+            State::Frozen(f) => (f.activation.clone(), f.term),
             State::Checkpointing(c) => (c.activation.clone(), c.term),
             _ => return Step::nothing(),
         };
@@ -126,7 +142,7 @@ impl Actor {
         let mut effects = vec![Effect::Free(epoch, place), note, collect];
         self.state = State::Rest(match goal {
             // Nothing is saved of what is to be deleted.
-            Goal::Suspend | Goal::Delete => Rest::Suspended,
+            Goal::Freeze | Goal::Suspend | Goal::Delete => Rest::Suspended,
             Goal::Stop => {
                 effects.push(refuse(stopped()));
                 effects.push(Effect::Note(Note::Stopped));
@@ -225,6 +241,7 @@ impl Actor {
             },
             State::Draining(Draining { goal: Goal::Delete, .. }) => self.begin_deleting(),
             State::Draining(_) => self.stay_up(StayedUp::InUse, Note::SuspendCancelled),
+            State::Frozen(_) => self.frozen_too_long(),
             State::Checkpointing(c) if !c.resuming => {
                 c.resuming = true;
                 let place = c.activation.place.clone();
@@ -251,6 +268,7 @@ impl Actor {
         let (term, pending) = match &self.state {
             State::Running(r) => (r.term, None),
             State::Draining(d) => (d.term, None),
+            State::Frozen(f) => (f.term, None),
             State::Checkpointing(c) => (c.term, Some(c.snapshot.clone())),
             _ => return Step::nothing(),
         };
@@ -275,7 +293,7 @@ impl Actor {
         let mut step = Step::first(effects);
         // Its user wanted it down, and down it is.
         let rest = match wanted {
-            Goal::Suspend => return step,
+            Goal::Freeze | Goal::Suspend => return step,
             Goal::Stop => self.stop(),
             Goal::Delete => self.begin_deleting(),
         };

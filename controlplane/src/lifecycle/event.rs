@@ -61,6 +61,8 @@ impl Cause {
 pub enum Event {
     /// It is to serve.
     Wake(Asker),
+    /// Its processes are to be stopped where they stand. Quotes as [`Event::Suspend`].
+    Freeze(Cause, Option<Epoch>),
     /// It is to go to sleep. Quotes the epoch it was decided for, if it was decided and not asked for.
     Suspend(Cause, Option<Epoch>),
     /// It is to sleep and not be woken by traffic.
@@ -109,6 +111,17 @@ pub enum Event {
         /// Name for the snapshot that is taken if it goes on.
         snapshot: String,
     },
+    /// The node: its processes are stopped.
+    Frozen(Epoch),
+    /// The node: they could not be stopped; it serves again.
+    FreezeFailed {
+        /// Quoted.
+        epoch: Epoch,
+        /// For the operator.
+        message: String,
+    },
+    /// The node: they go on, and it serves.
+    Thawed(Epoch),
     /// The node: the snapshot is committed and the process gone.
     Committed {
         /// Quoted.
@@ -154,6 +167,8 @@ pub enum Event {
         epoch: Epoch,
         /// It answers.
         serving: bool,
+        /// Its processes are stopped.
+        frozen: bool,
     },
     /// A node that came back has no such activation.
     Absent {
@@ -179,6 +194,7 @@ pub enum Event {
 #[allow(missing_docs)]
 pub enum Kind {
     Wake,
+    Freeze,
     Suspend,
     Stop,
     Delete,
@@ -188,6 +204,9 @@ pub enum Kind {
     ActivateFailed,
     Fenced,
     Drained,
+    Frozen,
+    FreezeFailed,
+    Thawed,
     Committed,
     Resumed,
     CheckpointFailed,
@@ -206,6 +225,7 @@ impl Event {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Wake(_) => Kind::Wake,
+            Self::Freeze(..) => Kind::Freeze,
             Self::Suspend(..) => Kind::Suspend,
             Self::Stop => Kind::Stop,
             Self::Delete => Kind::Delete,
@@ -215,6 +235,9 @@ impl Event {
             Self::ActivateFailed { .. } => Kind::ActivateFailed,
             Self::Fenced { .. } => Kind::Fenced,
             Self::Drained { .. } => Kind::Drained,
+            Self::Frozen(_) => Kind::Frozen,
+            Self::FreezeFailed { .. } => Kind::FreezeFailed,
+            Self::Thawed(_) => Kind::Thawed,
             Self::Committed { .. } => Kind::Committed,
             Self::Resumed { .. } => Kind::Resumed,
             Self::CheckpointFailed { .. } => Kind::CheckpointFailed,
@@ -262,6 +285,10 @@ pub enum Effect {
     Drain(Epoch, u64, Cause),
     /// Tell the routers that the binding is dead; nobody waits.
     Revoke(Epoch, u64),
+    /// Ask the node to stop its processes.
+    Freeze(Epoch, u64, Place),
+    /// Ask the node to let them go on.
+    Thaw(Epoch, u64, Place),
     /// Ask the node for a snapshot of this name, and the end of the process.
     Suspend(Epoch, Place, String),
     /// Ask the node to call that off; the suspend tells how it ended.
@@ -295,6 +322,8 @@ pub enum Serving {
     Woken,
     /// A suspend was called off.
     Resumed,
+    /// It was frozen.
+    Thawed,
 }
 
 /// Why an actor did not go down.
@@ -304,6 +333,8 @@ pub enum StayedUp {
     InUse,
     /// The checkpoint failed.
     CheckpointFailed(String),
+    /// Its processes could not be stopped.
+    FreezeFailed(String),
     /// Its process ended first.
     Lost(String),
 }
@@ -333,6 +364,14 @@ pub enum Note {
         /// What is tried instead, as the template allows.
         instead: Option<Source>,
     },
+    /// Its processes are to be stopped.
+    FreezeStarted(Cause),
+    /// They are.
+    Frozen,
+    /// They could not be; it serves on.
+    FreezeFailed(String),
+    /// They go on.
+    Thawed,
     /// It goes down.
     SuspendStarted(Cause),
     /// It does not, because it is wanted.

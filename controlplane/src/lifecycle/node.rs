@@ -3,8 +3,8 @@
 use reveille_api::Epoch;
 
 use super::{
-    Actor, Cause, Draining, Effect, Goal, Lost, Note, Place, Rest, Running, Serving, Snapshot,
-    Stage, State, Step, Survivor, Waking,
+    Actor, Cause, Draining, Effect, Frozen, Goal, Ice, Lost, Note, Place, Rest, Running, Serving,
+    Snapshot, Stage, State, Step, Survivor, Waking,
 };
 
 impl Actor {
@@ -34,13 +34,19 @@ impl Actor {
         }
     }
 
-    pub(super) fn found(&mut self, place: &Place, epoch: Epoch, serving: bool) -> Step {
+    pub(super) fn found(
+        &mut self,
+        place: &Place,
+        epoch: Epoch,
+        serving: bool,
+        frozen: bool,
+    ) -> Step {
         if self.place() == Some(place) && epoch == self.epoch {
-            return Step::nothing();
+            return self.agree(serving, frozen);
         }
-        if serving
+        if (serving || frozen)
             && epoch == self.epoch
-            && let Some(step) = self.take_back(place)
+            && let Some(step) = self.take_back(place, frozen)
         {
             return step;
         }
@@ -51,7 +57,7 @@ impl Actor {
     }
 
     /// The survivor of a silent node, if nothing has taken its place.
-    fn take_back(&mut self, place: &Place) -> Option<Step> {
+    fn take_back(&mut self, place: &Place, frozen: bool) -> Option<Step> {
         let rest = match &self.state {
             State::Waking(Waking { stage: Stage::Placing(rest), .. }) | State::Rest(rest) => rest,
             _ => return None,
@@ -68,6 +74,10 @@ impl Actor {
             self.state = State::Draining(Draining { activation, term, cause, goal });
             return Some(Step::first(vec![Effect::Drain(self.epoch, term, cause), note]));
         }
+        if frozen {
+            self.state = State::Frozen(Frozen { activation, term, stage: Ice::Frozen });
+            return Some(Step::first(vec![note]));
+        }
         self.state = State::Running(Running { activation, term });
         Some(Step::first(vec![Effect::Serve(Serving::Resumed), note]))
     }
@@ -77,7 +87,7 @@ impl Actor {
             return Step::nothing();
         }
         match &mut self.state {
-            State::Running(_) | State::Draining(_) => {
+            State::Running(_) | State::Draining(_) | State::Frozen(_) => {
                 if self.place().is_some_and(|place| place.node == node) {
                     self.lose(format!("{node} has it no more"), false)
                 } else {
@@ -160,6 +170,14 @@ impl Actor {
                 Step::first(vec![Effect::Note(Note::SuspendCancelled)])
             }
             State::Draining(d) => Step::only(vec![Effect::Drain(epoch, d.term, d.cause)]),
+            State::Frozen(f) => {
+                let place = f.activation.place.clone();
+                Step::only(match f.stage {
+                    Ice::Freezing => vec![Effect::Freeze(epoch, f.term, place)],
+                    Ice::Frozen => vec![],
+                    Ice::Thawing => vec![Effect::Thaw(epoch, f.term, place)],
+                })
+            }
             State::Checkpointing(c) => {
                 let place = c.activation.place.clone();
                 let mut effects = vec![Effect::Suspend(epoch, place.clone(), c.snapshot.clone())];

@@ -427,7 +427,7 @@ fn stop_is_for_traffic_and_not_for_its_user() {
 #[test]
 fn an_actor_of_a_silent_node_is_taken_back_unless_it_woke_elsewhere() {
     let lost = Event::NodeLost { node: "n1".into() };
-    let found = Event::Found { place: place(0), epoch: Epoch(1), serving: true };
+    let found = Event::Found { place: place(0), epoch: Epoch(1), serving: true, frozen: false };
     let mut actor = running();
     let step = actor.apply(RULES, lost.clone());
     assert!(!step.effects.iter().any(|e| matches!(e, Effect::Destroy(..))), "it may live");
@@ -496,4 +496,74 @@ fn a_restart_asks_again_for_what_was_intended_and_forgets_guesses() {
     actor.apply(RULES, Event::Stop);
     let step = actor.apply(RULES, Event::Recover);
     assert_eq!(step.effects, [Effect::Drain(Epoch(1), 0, Cause::User)]);
+}
+
+/// Frozen once, in term 0.
+fn frozen() -> Actor {
+    let mut actor = running();
+    let freeze = Event::Freeze(Cause::User, None);
+    let step = run(&mut actor, RULES, [freeze, drained(1, 0)]);
+    assert_eq!(step.effects, [Effect::Freeze(Epoch(1), 0, place(0))]);
+    actor.apply(RULES, Event::Frozen(Epoch(1)));
+    assert_eq!((actor.phase(), actor.deadline()), (Phase::Frozen, None));
+    actor
+}
+
+#[test]
+fn a_frozen_actor_is_thawed_by_a_wake_and_serves_one_term_later_in_the_same_epoch() {
+    let mut actor = frozen();
+    let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert_eq!(step.effects, [Effect::Thaw(Epoch(1), 0, place(0))]);
+    let step = actor.apply(RULES, Event::Thawed(Epoch(1)));
+    assert_eq!(step.effects[0], Effect::Serve(Serving::Thawed));
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+    assert_eq!(actor.epoch, Epoch(1));
+}
+
+#[test]
+fn a_freeze_that_is_wanted_back_or_fails_leaves_it_serving() {
+    let mut actor = running();
+    run(&mut actor, RULES, [Event::Freeze(Cause::User, None), drained(1, 0)]);
+    let failed = Event::FreezeFailed { epoch: Epoch(1), message: "no".into() };
+    let step = actor.apply(RULES, failed);
+    assert_eq!(step.effects[0], Effect::Serve(Serving::Resumed));
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
+
+    let mut actor = running();
+    actor.apply(RULES, Event::Freeze(Cause::Idle(Moment(0)), Some(Epoch(1))));
+    actor.apply(RULES, Event::Wake(Asker::Traffic));
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1), "before the node was asked");
+}
+
+#[test]
+fn what_is_frozen_is_thawed_before_it_is_suspended_and_a_suspend_outdoes_a_freeze() {
+    let mut actor = frozen();
+    let step = actor.apply(RULES, user_suspend());
+    assert_eq!(step.effects, [Effect::Thaw(Epoch(1), 0, place(0))]);
+    let mut actor = running();
+    let idle = Event::Freeze(Cause::Idle(Moment(0)), Some(Epoch(1)));
+    run(&mut actor, RULES, [idle, user_suspend(), drained(1, 1)]);
+    assert_eq!(actor.phase(), Phase::Checkpointing);
+}
+
+#[test]
+fn a_node_that_does_not_say_how_a_freeze_ended_is_told_to_thaw_and_then_given_up() {
+    let mut actor = running();
+    run(&mut actor, RULES, [Event::Freeze(Cause::User, None), drained(1, 0)]);
+    let late = Event::DeadlinePassed(actor.deadline().unwrap());
+    let step = actor.apply(RULES, late);
+    assert_eq!(step.effects, [Effect::Thaw(Epoch(1), 0, place(0))]);
+    let late = Event::DeadlinePassed(actor.deadline().unwrap());
+    let step = actor.apply(RULES, late);
+    assert_eq!(actor.phase(), Phase::Lost);
+    assert!(step.effects.contains(&Effect::Destroy(Epoch(1), place(0))));
+}
+
+#[test]
+fn the_survivor_of_a_silent_node_may_be_frozen() {
+    let mut actor = frozen();
+    actor.apply(RULES, Event::NodeLost { node: "n1".into() });
+    let found = Event::Found { place: place(0), epoch: Epoch(1), serving: false, frozen: true };
+    actor.apply(RULES, found);
+    assert_eq!(actor.phase(), Phase::Frozen);
 }

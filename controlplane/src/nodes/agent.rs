@@ -22,7 +22,9 @@ pub trait Agent: Send + Sync {
     fn activate(&self, request: proto::ActivateRequest) -> Reply<proto::ActivateReply>;
     /// Takes a snapshot and ends it.
     fn suspend(&self, request: proto::SuspendRequest) -> Reply<proto::SuspendReply>;
-    /// Calls a suspend off.
+    /// Stops an activation's processes.
+    fn freeze(&self, request: proto::ActivationRef) -> Reply<proto::FreezeReply>;
+    /// Thaws, or calls a suspend off.
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply>;
     /// Ends an activation.
     fn destroy(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply>;
@@ -86,6 +88,10 @@ impl Agent for GrpcAgent {
 
     fn suspend(&self, request: proto::SuspendRequest) -> Reply<proto::SuspendReply> {
         call!(self, suspend, request)
+    }
+
+    fn freeze(&self, request: proto::ActivationRef) -> Reply<proto::FreezeReply> {
+        call!(self, freeze, short(request))
     }
 
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {

@@ -82,7 +82,8 @@ impl Nodes {
         actor: ActorKey,
         epoch: Epoch,
     ) {
-        let reference = proto::ActivationRef { actor: Some((&actor).into()), epoch: epoch.0 };
+        let reference =
+            proto::ActivationRef { actor: Some((&actor).into()), epoch: epoch.0, term: 0 };
         loop {
             match self.call(&place.node, |agent| agent.destroy(reference.clone())).await {
                 Ok(_) | Err(Refusal::NotRunning) => break,

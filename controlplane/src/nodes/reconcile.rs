@@ -59,6 +59,7 @@ pub async fn reconcile(
                 workers: register.workers,
                 labels: register.labels.clone().into_iter().collect(),
                 runtimes: register.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
+                freezes: register.freezes,
             },
         );
     }
@@ -98,9 +99,10 @@ async fn settle(fleet: &Arc<Fleet>, node: &str, key: &ActorKey, here: &Here) {
     if let Some(found) = &here.activation {
         let place = Place { node: node.to_owned(), worker: found.worker.clone() };
         let epoch = Epoch(found.epoch);
+        let (serving, frozen) = (found.serving, found.frozen);
         // Its worker is not free, whatever becomes of it.
         fleet.placement.occupy(&place, key, epoch, Status::Leaving(None));
-        fleet.tell(key, Event::Found { place, epoch, serving: found.serving }).await;
+        fleet.tell(key, Event::Found { place, epoch, serving, frozen }).await;
     }
     // A snapshot that was being taken when we last heard may be there, without the activation.
     let pending = |id: &str| record.life.needs(id) && !known(&record.life, id);

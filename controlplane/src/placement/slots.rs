@@ -18,6 +18,8 @@ pub struct NodeSlots {
     pub labels: BTreeMap<String, String>,
     /// Names of the runtimes it has.
     pub runtimes: Vec<String>,
+    /// It can freeze.
+    pub freezes: bool,
 }
 
 /// One worker, for people.

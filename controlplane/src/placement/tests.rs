@@ -12,7 +12,7 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn slots(workers: u32) -> NodeSlots {
     let labels = labels(&[("zone", "a")]);
-    NodeSlots { ready: true, workers, labels, runtimes: vec!["gvisor".into()] }
+    NodeSlots { ready: true, workers, labels, runtimes: vec!["gvisor".into()], freezes: true }
 }
 
 fn request(namespace: &str, name: &str) -> Request {

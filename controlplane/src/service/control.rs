@@ -206,11 +206,18 @@ impl Control for ControlService {
     async fn freeze_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
         let key = key(Some(request.into_inner()))?;
         let record = self.fleet.view(&key).map_err(store)?.ok_or_else(|| not_found(&key))?;
-        let template = self.fleet.catalog.template(key.namespace(), &record.template);
-        let runtime = template.map_or("", |template| template.spec.runtime.name());
-        let node = record.node.as_deref().unwrap_or("its node");
-        let message = format!("runtime {runtime} on {node} cannot freeze yet; suspend it instead");
-        Err(Status::failed_precondition(message))
+        // Of one that does not run, or goes down, the machine says so.
+        if let Some(place) = record.life.place()
+            && !self.fleet.placement.freezes(&place.node)
+        {
+            let node = &place.node;
+            let message = format!(
+                "node {node} cannot freeze (`reveille doctor` there tells why); suspend it instead"
+            );
+            return Err(Status::failed_precondition(message));
+        }
+        verbs::down(&self.fleet, &key, Down::Freeze(Cause::User)).await?;
+        verbs::current(&self.fleet, &key).map(Response::new)
     }
 
     async fn stop_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {

@@ -35,7 +35,7 @@ pub(super) async fn wake(fleet: &Arc<Fleet>, key: &ActorKey) -> Result<proto::Ac
     current(fleet, key)
 }
 
-/// Suspend, stop or delete; the outcome is worth waiting for as long as all of its steps may take.
+/// Freeze, suspend, stop or delete; the outcome is worth waiting for as long as all of its steps may take.
 pub(super) async fn down(fleet: &Arc<Fleet>, key: &ActorKey, goal: Down) -> Result<(), Status> {
     let record = fleet.view(key).map_err(store)?.ok_or_else(|| not_found(key))?;
     let template = fleet.catalog.template(key.namespace(), &record.template);
@@ -60,7 +60,7 @@ fn not_down(key: &ActorKey, error: NotDown) -> Status {
     let message = format!("actor {:?}: {error}", key.to_string());
     match error {
         NotDown::InUse => Status::aborted(message),
-        NotDown::CheckpointFailed(_) => Status::unavailable(message),
+        NotDown::CheckpointFailed(_) | NotDown::FreezeFailed(_) => Status::unavailable(message),
         NotDown::Gone(_) => Status::failed_precondition(message),
         NotDown::Store(_) => Failure::internal(message).into(),
     }

@@ -51,9 +51,10 @@ fn state(phase: Phase) -> proto::ActorState {
         Phase::Stopped | Phase::Deleting => proto::ActorState::Stopped,
         Phase::Lost => proto::ActorState::Lost,
         Phase::Failed => proto::ActorState::Failed,
-        Phase::Placing | Phase::Starting => proto::ActorState::Waking,
+        Phase::Placing | Phase::Starting | Phase::Thawing => proto::ActorState::Waking,
         Phase::Running => proto::ActorState::Running,
-        Phase::Draining => proto::ActorState::Draining,
+        Phase::Draining | Phase::Freezing => proto::ActorState::Draining,
+        Phase::Frozen => proto::ActorState::Frozen,
         Phase::Checkpointing => proto::ActorState::Checkpointing,
     }
 }
@@ -121,6 +122,7 @@ pub(super) fn workers(fleet: &Fleet) -> Vec<proto::Worker> {
             activation: view.occupant.map(|(actor, epoch, _)| proto::ActivationRef {
                 actor: Some((&actor).into()),
                 epoch: epoch.0,
+                term: 0,
             }),
         })
         .collect()

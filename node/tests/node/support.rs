@@ -391,7 +391,7 @@ pub(crate) fn actor() -> proto::ActorKey {
 }
 
 pub(crate) fn reference(epoch: u64) -> proto::ActivationRef {
-    proto::ActivationRef { actor: Some(actor()), epoch }
+    proto::ActivationRef { actor: Some(actor()), epoch, term: 0 }
 }
 
 /// What the counter answers.

@@ -53,6 +53,10 @@ impl NodeAgent for Agent {
         Err(Status::unimplemented(""))
     }
 
+    async fn freeze(&self, _: Request<ActivationRef>) -> Result<Response<FreezeReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn resume(&self, _: Request<ActivationRef>) -> Result<Response<ResumeReply>, Status> {
         Err(Status::unimplemented(""))
     }

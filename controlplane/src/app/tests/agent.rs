@@ -35,6 +35,10 @@ impl NodeAgent for Service {
         self.of(&request)?.suspend(request.into_inner()).await.map(Response::new)
     }
 
+    async fn freeze(&self, request: Request<ActivationRef>) -> Reply<FreezeReply> {
+        self.of(&request)?.freeze(request.into_inner()).await.map(Response::new)
+    }
+
     async fn resume(&self, request: Request<ActivationRef>) -> Reply<ResumeReply> {
         self.of(&request)?.resume(request.into_inner()).await.map(Response::new)
     }

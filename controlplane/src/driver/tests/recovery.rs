@@ -281,6 +281,7 @@ async fn what_a_node_has_and_nobody_knows_is_destroyed() {
         worker: "n1-0".into(),
         endpoint: "10.0.0.1:1".into(),
         serving: true,
+        frozen: false,
     };
     world.node.state().activations.insert(stranger.clone(), activation);
     world.node_joins().await;

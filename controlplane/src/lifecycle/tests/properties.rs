@@ -8,6 +8,7 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Nudge {
     Wake(bool),
+    Freeze,
     Suspend(u8),
     Stop,
     Delete,
@@ -17,7 +18,7 @@ enum Nudge {
     Answer(u8),
     Exited,
     NodeLost,
-    Found(u32, bool),
+    Found(u32, bool, bool),
     Absent(bool),
     Seen(u64),
     Deadline,
@@ -32,13 +33,14 @@ fn nudge() -> impl Strategy<Value = Nudge> {
     prop_oneof![
         4 => any::<bool>().prop_map(Nudge::Wake),
         3 => (0..3u8).prop_map(Nudge::Suspend),
+        3 => Just(Nudge::Freeze),
         1 => prop::bool::weighted(0.2).prop_map(|yes| if yes { Nudge::Delete } else { Nudge::Stop }),
         5 => (0..3u32).prop_map(Nudge::Place),
         1 => Just(Nudge::NotPlaced),
         8 => any::<u8>().prop_map(Nudge::Answer),
         1 => Just(Nudge::Exited),
         2 => Just(Nudge::NodeLost),
-        1 => (0..3u32, any::<bool>()).prop_map(|(n, s)| Nudge::Found(n, s)),
+        1 => (0..3u32, any::<bool>(), any::<bool>()).prop_map(|(n, s, f)| Nudge::Found(n, s, f && !s)),
         3 => any::<bool>().prop_map(Nudge::Absent),
         1 => (0..9u64).prop_map(Nudge::Seen),
         1 => Just(Nudge::Deadline),
@@ -129,7 +131,7 @@ impl World {
 
     fn check(&mut self) {
         let phase = self.actor.phase();
-        let settled = phase.is_rest() || phase == Phase::Running;
+        let settled = phase.is_rest() || matches!(phase, Phase::Running | Phase::Frozen);
         assert_eq!(self.actor.deadline().is_none(), settled, "{phase:?}");
         if let State::Rest(rest) = &self.actor.state
             && rest.lost().is_some_and(|lost| lost.unreachable.is_some())
@@ -145,6 +147,7 @@ impl World {
         let epoch = self.actor.epoch;
         match nudge {
             Nudge::Wake(user) => Event::Wake(if user { Asker::User } else { Asker::Traffic }),
+            Nudge::Freeze => Event::Freeze(Cause::Idle(Moment(7_000)), Some(epoch)),
             Nudge::Suspend(0) => Event::Suspend(Cause::User, None),
             Nudge::Suspend(1) => Event::Suspend(Cause::Idle(Moment(7_000)), Some(epoch)),
             Nudge::Suspend(_) => Event::Suspend(Cause::Pressure(Moment(7_000)), Some(epoch)),
@@ -158,7 +161,9 @@ impl World {
                 Event::Exited { node, epoch, message: "died".into() }
             }
             Nudge::NodeLost => Event::NodeLost { node: "n1".into() },
-            Nudge::Found(n, serving) => Event::Found { place: place(n), epoch, serving },
+            Nudge::Found(n, serving, frozen) => {
+                Event::Found { place: place(n), epoch, serving, frozen }
+            }
             Nudge::Absent(with) => Event::Absent {
                 node: "n1".into(),
                 epoch,
@@ -217,6 +222,11 @@ impl World {
                 silent: how.is_multiple_of(7),
                 snapshot: format!("s{epoch}-{}", draining.term),
             },
+            State::Frozen(Frozen { stage: Ice::Thawing, .. }) => Event::Thawed(epoch),
+            State::Frozen(_) if how.is_multiple_of(3) => {
+                Event::FreezeFailed { epoch, message: "no".into() }
+            }
+            State::Frozen(_) => Event::Frozen(epoch),
             State::Checkpointing(c) => match how % 3 {
                 0 => Event::Resumed { epoch, snapshot: c.snapshot.clone() },
                 1 => {
@@ -248,9 +258,10 @@ impl World {
                 return true;
             }
             let event = match (self.actor.phase(), helpful) {
-                (phase, _) if phase.is_rest() => Event::Wake(Asker::User),
+                (phase, _) if phase.is_rest() || phase == Phase::Frozen => Event::Wake(Asker::User),
                 (Phase::Placing, true) => Event::Placed(place(0)),
                 (Phase::Starting, true) => activated(self.actor.epoch.0),
+                (Phase::Freezing | Phase::Thawing, true) => self.answer(1),
                 (Phase::Checkpointing, true) => self.answer(0),
                 _ => self.event(Nudge::Deadline),
             };
@@ -270,9 +281,13 @@ fn quoted(event: &Event) -> Option<Epoch> {
         | Event::Committed { epoch, .. }
         | Event::Resumed { epoch, .. }
         | Event::CheckpointFailed { epoch, .. }
+        | Event::Frozen(epoch)
+        | Event::FreezeFailed { epoch, .. }
+        | Event::Thawed(epoch)
         | Event::Exited { epoch, .. }
         | Event::Found { epoch, .. }
         | Event::Absent { epoch, .. }
+        | Event::Freeze(_, Some(epoch))
         | Event::Suspend(_, Some(epoch)) => Some(*epoch),
         _ => None,
     }
@@ -309,19 +324,48 @@ proptest! {
 /// Lives too rare for chance.
 fn directed() -> Vec<(Rules<'static>, Vec<Nudge>)> {
     use Nudge::{
-        Absent, Answer, Deadline, Delete, Exited, Found, NodeLost, Place, Stop, Suspend, Wake,
+        Absent, Answer, Deadline, Delete, Exited, Found, Freeze, NodeLost, Place, Stop, Suspend,
+        Wake,
     };
     let up_and_down = |n| [Wake(true), Place(n), Answer(3), Suspend(0), Answer(1), Answer(2)];
     let previous = Rules { on_restore_failure: OnRestoreFailure::PreviousSnapshot, ..RULES };
-    let survivor = vec![Wake(true), Place(0), Answer(3), NodeLost, Wake(true), Found(0, true)];
+    let survivor =
+        vec![Wake(true), Place(0), Answer(3), NodeLost, Wake(true), Found(0, true, false)];
     let mut elsewhere = [up_and_down(2), up_and_down(0)].concat();
     elsewhere.extend([Wake(true), Place(0), Answer(0)]);
     let up = [Wake(true), Place(0), Answer(3), Stop];
-    let stopped = [&up[..], &[NodeLost, Found(0, true)]].concat();
+    let stopped = [&up[..], &[NodeLost, Found(0, true, false)]].concat();
     let adopted = [&up_and_down(0)[..5], &[NodeLost, Wake(true), Absent(true)]].concat();
     let died = |how| [&up[..], &[Answer(1), Exited, Answer(how)]].concat();
     let deleted = |how| [&up[..3], &[Delete, how]].concat();
+    // Drained while nothing was in flight, and nothing happened since.
+    let frozen = [&up[..3], &[Freeze, Answer(1), Answer(1)]].concat();
+    let then = |more: &[Nudge]| (RULES, [&frozen[..], more].concat());
     vec![
+        then(&[NodeLost, Found(0, false, true)]),
+        then(&[NodeLost, Wake(true), Found(0, false, true)]),
+        then(&[Stop]),
+        then(&[Suspend(0), Delete]),
+        then(&[Found(0, true, false)]),
+        then(&[Wake(true), NodeLost]),
+        then(&[Wake(true), Exited]),
+        then(&[Wake(true), Absent(false)]),
+        then(&[Wake(true), Deadline]),
+        then(&[Wake(true), Found(0, false, true)]),
+        then(&[Wake(true), Nudge::Crash]),
+        then(&[Delete]),
+        then(&[Absent(false)]),
+        then(&[Exited]),
+        (RULES, [&up[..3], &[Found(0, false, true)]].concat()),
+        (RULES, [&frozen[..5], &[Deadline]].concat()),
+        (RULES, [&frozen[..5], &[Delete]].concat()),
+        (RULES, [&frozen[..5], &[NodeLost]].concat()),
+        (RULES, [&frozen[..5], &[Absent(false)]].concat()),
+        (RULES, [&frozen[..5], &[Found(0, true, false)]].concat()),
+        (RULES, [&frozen[..5], &[Exited]].concat()),
+        (RULES, [&frozen[..5], &[Answer(3)]].concat()),
+        then(&[Found(0, false, true)]),
+        (RULES, [&up_and_down(0)[..5], &[Absent(false)]].concat()),
         (RULES, survivor),
         (previous, elsewhere),
         (RULES, stopped),
