@@ -8,6 +8,8 @@
 //!     ├────────────────────┘          │
 //!     │                               │ the process ended by itself; Destroy, or Activate with a higher epoch
 //!     └──────────── Destroying ◀──────┘
+//!
+//!  Serving ─ Freeze ─▶ Turning ─▶ Serving, frozen ─ Resume ─▶ Turning ─▶ Serving
 //! ```
 //!
 //! While an operation is under way the driver goes on listening: a repeated call joins it, Resume and Destroy cancel
@@ -17,6 +19,7 @@
 
 mod activate;
 mod command;
+mod freeze;
 mod suspend;
 
 use std::{
@@ -31,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use activate::{Activate, chain};
 pub(crate) use command::{Command, Deletion, Reply, Suspended};
+pub(crate) use freeze::freeze_again;
 use suspend::{Gate, SuspendEnd};
 pub(crate) use suspend::{Suspend, come_back};
 
@@ -94,6 +98,14 @@ enum Stage {
         shown: proto::Activation,
         done: BoxFuture<'static, SuspendEnd>,
     },
+    /// Being frozen or thawed, which takes milliseconds.
+    Turning {
+        epoch: Epoch,
+        waiter: freeze::Waiter,
+        /// As it was, for those who ask what is here.
+        shown: proto::Activation,
+        done: BoxFuture<'static, freeze::Turned>,
+    },
     Destroying {
         epoch: Epoch,
         done: BoxFuture<'static, ()>,
@@ -104,6 +116,7 @@ enum Event {
     Command(Command),
     Activated(Result<Box<Activation>, OpError>),
     Suspended(SuspendEnd),
+    Turned(freeze::Turned),
     Destroyed,
     Exited,
     Stop,
@@ -138,6 +151,7 @@ impl Driver {
                 Event::Command(command) => self.command(command).await,
                 Event::Activated(outcome) => self.activated(outcome),
                 Event::Suspended(end) => self.suspended(end),
+                Event::Turned(turned) => self.turned(turned),
                 Event::Destroyed => self.destroyed(),
                 Event::Exited => self.exited().await,
                 Event::Stop => return,
@@ -165,6 +179,7 @@ impl Driver {
                     Event::Exited
                 }
                 Stage::Suspending { done, .. } => Event::Suspended(done.await),
+                Stage::Turning { done, .. } => Event::Turned(done.await),
                 Stage::Destroying { done, .. } => {
                     done.await;
                     Event::Destroyed
@@ -204,7 +219,8 @@ impl Driver {
         match command {
             Command::Activate(request, reply) => self.activate(request, reply),
             Command::Suspend(request, reply) => self.suspend(request, reply),
-            Command::Resume(epoch, reply) => self.resume(epoch, reply),
+            Command::Freeze(epoch, term, reply) => self.freeze(epoch, term, reply),
+            Command::Resume(epoch, term, reply) => self.resume(epoch, term, reply),
             Command::Destroy(epoch, reply) => self.destroy(epoch, reply),
             // A snapshot under way outlives the node's end.
             Command::DestroyAny(reply) if matches!(self.stage, Stage::Suspending { .. }) => {
@@ -354,18 +370,22 @@ impl Driver {
         }
     }
 
-    fn resume(&mut self, epoch: Epoch, reply: Reply<bool>) {
+    fn resume(&mut self, epoch: Epoch, term: u64, reply: Reply<bool>) {
         if let Err(error) = self.fence.check(epoch) {
             return reply.answer(Err(error.into()));
+        }
+        if let Stage::Serving(activation) = &mut self.stage
+            && activation.record.epoch == epoch
+        {
+            return self.thaw(term, reply);
         }
         match &mut self.stage {
             Stage::Suspending { request, gate, resumers, .. } if request.epoch == epoch => {
                 gate.cancel();
                 resumers.push(reply);
             }
-            Stage::Serving(activation) => reply.answer(Ok(activation.record.epoch == epoch)),
-            Stage::Empty => reply.answer(Ok(false)),
-            _ => self.defer(Command::Resume(epoch, reply)),
+            Stage::Empty | Stage::Serving(_) => reply.answer(Ok(false)),
+            _ => self.defer(Command::Resume(epoch, term, reply)),
         }
     }
 
@@ -473,13 +493,14 @@ impl Driver {
     fn publish(&self) {
         let activation = match &self.stage {
             Stage::Serving(activation) => Some(activation.record.to_proto(&self.actor)),
-            Stage::Suspending { shown, .. } => Some(shown.clone()),
+            Stage::Suspending { shown, .. } | Stage::Turning { shown, .. } => Some(shown.clone()),
             Stage::Activating { request, .. } => Some(proto::Activation {
                 actor: Some((&self.actor).into()),
                 epoch: request.epoch.0,
                 worker: request.worker.clone(),
                 endpoint: String::new(),
                 serving: false,
+                frozen: false,
             }),
             Stage::Empty | Stage::Destroying { .. } => None,
         };

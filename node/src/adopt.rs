@@ -3,6 +3,7 @@
 //! | record | process | snapshot | then |
 //! | --- | --- | --- | --- |
 //! | `Serving` | lives, its port listens | | adopted as it is |
+//! | `Frozen` | lives | | frozen again, adopted |
 //! | `Suspending` | | committed | killed: the snapshot is the actor |
 //! | `Suspending` | lives | not committed | resumed, endpoint given back, adopted |
 //! | anything else | | | destroyed |
@@ -14,7 +15,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use reveille_api::{ActorKey, manifest::template::Runtime as Kind};
 
 use crate::{
-    actor::come_back,
+    actor::{come_back, freeze_again},
     core::{Activated, Activation, Core},
     process::Process,
     readiness::Check,
@@ -88,9 +89,11 @@ impl Candidate {
                 Err("its snapshot is committed".into())
             }
             Phase::Suspending { .. } => come_back(core, &actor, fence, &mut activation).await,
+            Phase::Frozen { .. } => freeze_again(&activation).await,
             Phase::Serving | Phase::Starting => Ok(()),
         };
         let outcome = match outcome {
+            Ok(()) if activation.record.is_frozen() => Ok(()),
             Ok(()) => {
                 let check = Check::listens(SocketAddr::V4(activation.record.endpoint));
                 check.hurry();

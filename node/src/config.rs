@@ -136,12 +136,7 @@ impl Layout {
 
     /// For CRIU. `mounts` are those of the agent that its namespace must not hold.
     pub(crate) fn containers(&self, mounts: Vec<PathBuf>) -> Places {
-        Places {
-            bundles: self.containers.clone(),
-            memory: self.memory.clone(),
-            mounts,
-            prefix: self.prefix.clone(),
-        }
+        Places { bundles: self.containers.clone(), memory: self.memory.clone(), mounts }
     }
 
     pub(crate) fn create(&self) -> Result<(), BuildError> {

@@ -55,6 +55,8 @@ pub(crate) enum OpError {
     Fenced(#[from] Fenced),
     #[error(transparent)]
     Over(#[from] Over),
+    #[error("this freeze was undone before it came")]
+    Late,
     #[error("{actor} has no activation of epoch {epoch} on this node")]
     NotRunning { actor: ActorKey, epoch: Epoch },
     #[error("{0}")]
@@ -78,7 +80,7 @@ impl From<OpError> for Status {
         let text = error.to_string();
         match error {
             OpError::Fenced(_) => Self::failed_precondition(text),
-            OpError::Over(_) => Self::aborted(text),
+            OpError::Over(_) | OpError::Late => Self::aborted(text),
             OpError::NotRunning { .. } => Self::not_found(text),
             OpError::Invalid(_) => Self::invalid_argument(text),
             OpError::TooBusy => Self::resource_exhausted(text),

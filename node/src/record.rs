@@ -5,10 +5,12 @@
 //!
 //! ```text
 //!  Starting ──▶ Serving ⇄ Suspending { snapshot } ──▶ (none, ended)
+//!                 ⇅
+//!               Frozen
 //! ```
 //!
 //! What a crash leaves as `Starting` is destroyed by the next agent; `Serving` is adopted if it still answers;
-//! `Suspending` has ended if its snapshot is committed, and goes on serving if not. No file is synced: a power loss
+//! `Frozen` is frozen again and adopted; `Suspending` has ended if its snapshot is committed, and goes on serving if not. No file is synced: a power loss
 //! ends every activation anyway, and the control plane holds the fence too.
 
 use std::{
@@ -101,6 +103,9 @@ pub(crate) struct ActivationRecord {
     /// The last snapshot that was called off by a resume.
     #[serde(default)]
     pub(crate) resumed: Option<String>,
+    /// The highest term whose freeze was undone: one that comes after that is late.
+    #[serde(default)]
+    pub(crate) thawed: Option<u64>,
 }
 
 /// Of records from before there was another.
@@ -116,6 +121,11 @@ pub(crate) enum Phase {
     Starting,
     /// Ready, with its endpoint open.
     Serving,
+    /// Its processes stand still, or were about to; its endpoint is closed.
+    Frozen {
+        /// Of the revoke before it.
+        term: u64,
+    },
     /// On the way down to this snapshot.
     Suspending {
         /// Its id.
@@ -129,6 +139,10 @@ impl ActivationRecord {
         self.epoch == suspend.epoch && self.resumed.as_ref() == Some(&suspend.snapshot)
     }
 
+    pub(crate) fn is_frozen(&self) -> bool {
+        matches!(self.phase, Phase::Frozen { .. })
+    }
+
     pub(crate) fn held(&self) -> Held {
         Held { index: self.slot, link: self.link.clone(), endpoint: self.endpoint }
     }
@@ -140,6 +154,7 @@ impl ActivationRecord {
             worker: self.worker.clone(),
             endpoint: self.endpoint.to_string(),
             serving: self.phase == Phase::Serving,
+            frozen: self.is_frozen(),
         }
     }
 }
@@ -242,6 +257,7 @@ mod tests {
             process: Some(ProcessId { pid: 7, started: 9 }),
             phase: Phase::Suspending { snapshot: "x".into() },
             resumed: Some("w".into()),
+            thawed: Some(3),
         };
         let record = |namespace, activation| Record {
             actor: ActorKey::new(namespace, "counter").unwrap(),

@@ -104,14 +104,29 @@ impl NodeAgent for Service {
         Ok(Response::new(proto::SuspendReply { outcome: Some(outcome) }))
     }
 
+    async fn freeze(
+        &self,
+        request: Request<proto::ActivationRef>,
+    ) -> Result<Response<proto::FreezeReply>, Status> {
+        let stay = self.stay(&request)?;
+        let request = request.into_inner();
+        let term = request.term;
+        let (actor, epoch) = activation(request)?;
+        let command = |reply| Command::Freeze(epoch, term, reply);
+        self.actors.submit(&actor, Some(stay), command).await?;
+        Ok(Response::new(proto::FreezeReply {}))
+    }
+
     async fn resume(
         &self,
         request: Request<proto::ActivationRef>,
     ) -> Result<Response<proto::ResumeReply>, Status> {
         let stay = self.stay(&request)?;
-        let (actor, epoch) = activation(request.into_inner())?;
-        let resumed =
-            self.actors.submit(&actor, Some(stay), |reply| Command::Resume(epoch, reply)).await?;
+        let request = request.into_inner();
+        let term = request.term;
+        let (actor, epoch) = activation(request)?;
+        let command = |reply| Command::Resume(epoch, term, reply);
+        let resumed = self.actors.submit(&actor, Some(stay), command).await?;
         Ok(Response::new(proto::ResumeReply { resumed }))
     }
 

@@ -136,6 +136,7 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
         inventory: Some(actors.inventory()),
         stay: core.newest.get().0,
         home: introduction.home.clone(),
+        freezes: true,
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
 }

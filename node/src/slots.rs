@@ -373,7 +373,7 @@ impl Slot {
 
     /// Refuses connections, and tells those who have one.
     async fn hang_up(&self) -> io::Result<()> {
-        self.firewall.close_all(&self.outer).await?;
+        self.firewall.close(&self.outer).await?;
         let worker = self.subnet.worker();
         let reset = self.outer.enter(move || connections::reset_clients(worker)).await;
         if let Err(error) = reset.flatten() {
@@ -480,8 +480,8 @@ impl Lease {
         self.slot.usual_port.store(inner, Ordering::Relaxed);
         match self.wiring.prepared.take() {
             Some(prepared) if (prepared.endpoint, prepared.inner) == (endpoint, inner) => Ok(()),
-            Some(prepared) => {
-                self.close(prepared.endpoint).await?;
+            Some(_) => {
+                self.close().await?;
                 self.open(endpoint, inner).await
             }
             None => self.open(endpoint, inner).await,
@@ -493,9 +493,9 @@ impl Lease {
         self.slot.firewall.open(&self.slot.outer, endpoint.port(), inner).await
     }
 
-    /// Connections to the endpoint are refused, those that exist are reset.
-    pub(crate) async fn close(&self, endpoint: SocketAddrV4) -> io::Result<()> {
-        self.slot.firewall.close(&self.slot.outer, endpoint.port()).await
+    /// Connections to the endpoint are refused, those that exist are reset. Closing it again is well too.
+    pub(crate) async fn close(&self) -> io::Result<()> {
+        self.slot.firewall.close(&self.slot.outer).await
     }
 
     /// Ends the connections made through an endpoint that is closed, so that the sandbox has none open.

@@ -12,6 +12,8 @@ mod burst;
 mod control_plane;
 #[path = "node/failure.rs"]
 mod failure;
+#[path = "node/freeze.rs"]
+mod freeze;
 #[path = "node/isolation.rs"]
 mod isolation;
 #[path = "node/lifecycle.rs"]

@@ -135,6 +135,7 @@ impl Attempt<'_> {
             process: None,
             phase: Phase::Starting,
             resumed: None,
+            thawed: None,
         };
         self.save(&record)?;
         let output =

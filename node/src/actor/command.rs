@@ -28,7 +28,10 @@ impl<T> Reply<T> {
 pub(crate) enum Command {
     Activate(Activate, Reply<Activated>),
     Suspend(Suspend, Reply<Suspended>),
-    Resume(Epoch, Reply<bool>),
+    /// With the term of the revoke before it.
+    Freeze(Epoch, u64, Reply<()>),
+    /// With the term of the freeze that it undoes, if it undoes one.
+    Resume(Epoch, u64, Reply<bool>),
     Destroy(Epoch, Reply<()>),
     DeleteSnapshots(Deletion, Reply<()>),
     /// Whatever epoch it has: the node is being given up.
@@ -56,7 +59,8 @@ impl Command {
         match self {
             Self::Activate(_, reply) => reply.stay,
             Self::Suspend(_, reply) => reply.stay,
-            Self::Resume(_, reply) => reply.stay,
+            Self::Freeze(_, _, reply) => reply.stay,
+            Self::Resume(_, _, reply) => reply.stay,
             Self::Destroy(_, reply) | Self::DeleteSnapshots(_, reply) => reply.stay,
             Self::DestroyAny(reply) => reply.stay,
         }
@@ -66,7 +70,8 @@ impl Command {
         match self {
             Self::Activate(_, reply) => reply.answer(Err(error)),
             Self::Suspend(_, reply) => reply.answer(Err(error)),
-            Self::Resume(_, reply) => reply.answer(Err(error)),
+            Self::Freeze(_, _, reply) => reply.answer(Err(error)),
+            Self::Resume(_, _, reply) => reply.answer(Err(error)),
             Self::Destroy(_, reply) | Self::DeleteSnapshots(_, reply) | Self::DestroyAny(reply) => {
                 reply.answer(Err(error))
             }

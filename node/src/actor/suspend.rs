@@ -97,9 +97,15 @@ pub(super) async fn suspend(
     let deadline = Instant::now() + request.deadline;
     let descent = Descent { core: &core, actor: &actor, request: &request, gate: &gate, deadline };
     let snapshot = request.snapshot.clone();
+    let frozen = activation.record.is_frozen();
     activation.record.phase = Phase::Suspending { snapshot };
     let going_down = async {
         save(&core, &actor, fence, &activation).map_err(Stop::Failed)?;
+        if frozen {
+            // Only what runs can be paused. Its endpoint stays closed.
+            let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
+            thawed.map_err(|error| Stop::Failed(chain(&error)))?;
+        }
         let sealed = descent.go_down(&activation).await?;
         gate.begin_commit()?;
         Ok(sealed)
@@ -170,7 +176,7 @@ impl Descent<'_> {
 
     async fn go_down(&self, activation: &Activation) -> Result<Sealed, Stop> {
         let (core, record) = (self.core, &activation.record);
-        let closed = activation.lease.close(record.endpoint).await;
+        let closed = activation.lease.close().await;
         closed.map_err(|e| Stop::Failed(format!("the endpoint was not closed: {e}")))?;
         self.check()?;
         let ended = activation.lease.end_connections(record.endpoint).await;
@@ -215,6 +221,16 @@ pub(crate) async fn come_back(
 ) -> Result<(), String> {
     let resumed = activation.runtime.resume(&activation.record.sandbox).await;
     resumed.map_err(|error| chain(&error))?;
+    give_back(core, actor, fence, activation).await
+}
+
+/// The endpoint, to an activation whose processes run.
+pub(super) async fn give_back(
+    core: &Arc<Core>,
+    actor: &ActorKey,
+    fence: Fence,
+    activation: &mut Activation,
+) -> Result<(), String> {
     let mut opened = Ok(());
     for _ in 0..TRIES {
         opened = activation.lease.open(activation.record.endpoint, activation.record.port).await;
@@ -235,7 +251,7 @@ pub(crate) async fn come_back(
     Ok(())
 }
 
-fn save(
+pub(super) fn save(
     core: &Core,
     actor: &ActorKey,
     fence: Fence,

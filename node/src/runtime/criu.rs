@@ -15,7 +15,6 @@
 //! While it reads, criu runs code of its own in the processes. One that is killed then mostly leaves them able to go on:
 //! of eleven, one process died of a trap, which is seen as its end.
 
-mod cgroup;
 mod seccomp;
 mod spec;
 mod trial;
@@ -35,10 +34,10 @@ use nix::mount::MsFlags;
 
 use super::{
     Error, Kind, Runtime, Sandbox,
+    cgroup::{self, Cgroups},
     launcher::{self, Launcher},
 };
 use crate::{files, process};
-use cgroup::Cgroups;
 use version::Versions;
 use writes::Memory;
 
@@ -81,8 +80,6 @@ pub(crate) struct Places {
     pub(crate) memory: PathBuf,
     /// Mounts of the agent that the launcher's namespace must not hold.
     pub(crate) mounts: Vec<PathBuf>,
-    /// Of the names of all sandboxes of this data directory, and of no others.
-    pub(crate) prefix: String,
 }
 
 /// See the module.
@@ -222,7 +219,7 @@ impl Criu {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
-            .arg(self.cgroups.group(&sandbox.id).entrance())
+            .arg(self.cgroups.group(&sandbox.id).entrance_inside())
             .arg(criu.get_program())
             .args(criu.get_args())
             .args([&work_dir, "--restore-detached", "--manage-cgroups=ignore"])
@@ -336,7 +333,6 @@ impl Runtime for Criu {
             }
             let bundles = &self.places.bundles;
             let mut left = files::names(bundles).map_err(Error::file("read", bundles))?;
-            left.extend(self.cgroups.names(&self.places.prefix)?);
             left.retain(|id| !keep.contains(id));
             for id in left {
                 let gone = async {

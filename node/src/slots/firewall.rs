@@ -44,17 +44,8 @@ impl Firewall {
         self.apply(ns, script).await
     }
 
-    /// Closes an endpoint: new connections are refused at once, the others reset at their next packet.
-    pub(super) async fn close(&self, ns: &Netns, port: u16) -> io::Result<()> {
-        let script = format!(
-            "delete element ip reveille live {{ {port} }}\n\
-             delete element ip reveille endpoints {{ {port} }}\n"
-        );
-        self.apply(ns, script).await
-    }
-
-    /// Closes every endpoint there may be.
-    pub(super) async fn close_all(&self, ns: &Netns) -> io::Result<()> {
+    /// Closes the endpoint, if one is open: new connections are refused at once, the others reset at their next packet.
+    pub(super) async fn close(&self, ns: &Netns) -> io::Result<()> {
         let script = "flush set ip reveille live\nflush map ip reveille endpoints\n";
         self.apply(ns, script.into()).await
     }

@@ -329,6 +329,17 @@ impl Node {
         reply.map(|reply| reply.into_inner().resumed)
     }
 
+    pub(crate) async fn freeze(&self, epoch: u64, term: u64) -> Result<(), Status> {
+        let request = proto::ActivationRef { term, ..reference(epoch) };
+        self.client.clone().freeze(request).await.map(|_| ())
+    }
+
+    pub(crate) async fn resume_term(&self, epoch: u64, term: u64) -> Result<bool, Status> {
+        let request = proto::ActivationRef { term, ..reference(epoch) };
+        let reply = self.client.clone().resume(request).await;
+        reply.map(|reply| reply.into_inner().resumed)
+    }
+
     pub(crate) async fn destroy_activation(&self, epoch: u64) -> Result<(), Status> {
         self.client.clone().destroy(reference(epoch)).await.map(|_| ())
     }

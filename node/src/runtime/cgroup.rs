@@ -1,4 +1,4 @@
-//! [`Cgroups`]: a control group (v2) for each container. It freezes and kills, and knows every process.
+//! [`Cgroups`]: a control group (v2) for each sandbox. It freezes and kills, and knows every process.
 //!
 //! The groups lie side by side at the root of the hierarchy, named by their sandboxes. A machine may have its controllers
 //! in hierarchies of version 1, which are left alone: then there is none here, and of limits only what needs none.
@@ -19,7 +19,8 @@ use crate::runtime::Error;
 /// How long the kernel is given to freeze processes, or to kill them.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PIDS: &str = "pids";
-/// Where the launcher's namespace has the hierarchy: runc looks for it there.
+const PROCS: &str = "cgroup.procs";
+/// Where the namespace of CRIU's launcher has the hierarchy: runc looks for it there.
 pub(super) const INSIDE: &str = "/sys/fs/cgroup";
 
 /// The hierarchy.
@@ -69,12 +70,6 @@ impl Cgroups {
         }
         Ok(group)
     }
-
-    /// Names of the groups that begin like this.
-    pub(super) fn names(&self, prefix: &str) -> Result<Vec<String>, Error> {
-        let entries = crate::files::names(&self.root).map_err(Error::file("read", &self.root))?;
-        Ok(entries.into_iter().filter(|name| name.starts_with(prefix)).collect())
-    }
 }
 
 impl Cgroup {
@@ -83,9 +78,18 @@ impl Cgroup {
         Path::new(INSIDE).join(self.dir.file_name().unwrap_or_default())
     }
 
-    /// Whoever writes 0 to this file is in the group from then on, and so are its children. In the launcher's namespace.
+    /// Whoever writes 0 to this file is in the group from then on, and so are its children.
     pub(super) fn entrance(&self) -> PathBuf {
-        self.inside().join("cgroup.procs")
+        self.dir.join(PROCS)
+    }
+
+    /// The same file where the launcher's namespace has it.
+    pub(super) fn entrance_inside(&self) -> PathBuf {
+        self.inside().join(PROCS)
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.dir.exists()
     }
 
     /// Returns once everything in it stands still.
