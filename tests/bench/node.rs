@@ -12,9 +12,9 @@ use reveille_api::{
     net::Address,
     proto::{
         ActivateReply, ActivateRequest, ActivationRef, DeleteSnapshotsReply,
-        DeleteSnapshotsRequest, DestroyReply, GetInventoryRequest, Heartbeat, Inventory, LogChunk,
-        LogsRequest, NodeReport, Register, Registered, ResumeReply, Runtime, Snapshot,
-        SuspendReply, SuspendRequest,
+        DeleteSnapshotsRequest, DestroyReply, FreezeReply, GetInventoryRequest, Heartbeat,
+        Inventory, LogChunk, LogsRequest, NodeReport, Register, Registered, ResumeReply, Runtime,
+        Snapshot, SuspendReply, SuspendRequest,
         node_agent_server::{NodeAgent, NodeAgentServer},
         node_command::Command,
         node_report::Report,

@@ -142,8 +142,20 @@ async fn verbs_are_idempotent_and_stopped_is_not_woken_by_traffic() {
     for _ in 0..2 {
         cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
     }
+    // There is nothing to freeze.
     let output = cluster.cli(&["freeze", "actor", "counter", "-n", "demo"]).await;
     assert!(!output.status.success());
+    cluster.ok(&["wake", "actor", "counter", "-n", "demo"]).await;
+    for _ in 0..2 {
+        cluster.ok(&["freeze", "actor", "counter", "-n", "demo"]).await;
+    }
+    let frozen = cluster.actor("demo", "counter").await;
+    assert_eq!(frozen["state"], "Frozen");
+    let thawed = cluster.client.get(COUNTER, "/").await;
+    assert_eq!(thawed.header("x-reveille-wake"), Some("thawed"));
+    let thawed = thawed.count();
+    assert_eq!((thawed.count, &thawed.nonce), (3, &first.nonce));
+    assert_eq!(cluster.actor("demo", "counter").await["epoch"], frozen["epoch"]);
     cluster.ok(&["delete", "actor", "counter", "-n", "demo"]).await;
     // The router may remember the actor for as long as it caches an answer.
     crate::harness::eventually("it is unknown", Duration::from_secs(5), || async {

@@ -197,6 +197,7 @@ impl World {
             Effect::Serve(_) => self.serve(),
             Effect::Refuse(_) => self.answer_all(|_, _| Err(Refusal::Failed)),
             Effect::Collect(_) | Effect::StayedUp(_) | Effect::Note(_) => {}
+            Effect::Freeze(..) | Effect::Thaw(..) => unreachable!("nothing is frozen here"),
             Effect::Purge | Effect::Remove => unreachable!("nothing is deleted here"),
         }
     }
@@ -529,7 +530,12 @@ impl World {
         }
         if let Some((epoch, serving)) = found {
             self.control().worker = Some(epoch);
-            self.handle(Event::Found { place: place(), epoch: Epoch(epoch), serving });
+            self.handle(Event::Found {
+                place: place(),
+                epoch: Epoch(epoch),
+                serving,
+                frozen: false,
+            });
         }
         let life = &self.control().life;
         let known = |id: &str| life.snapshot.iter().chain(&life.previous).any(|s| s.id == id);

@@ -422,6 +422,7 @@ impl Machine {
                 worker: now.worker.clone(),
                 endpoint: format!("{}:{}", state.ip, now.port),
                 serving: now.phase == Phase::Serving,
+                frozen: false,
             })
         };
         let epoch = |(key, actor): (&String, &Actor)| proto::ActivationRef {

@@ -17,8 +17,8 @@ use super::*;
 use crate::{
     proto::{
         ActivateReply, ActivateRequest, ActivationRef, DeleteSnapshotsReply,
-        DeleteSnapshotsRequest, DestroyReply, GetInventoryRequest, Inventory, LogChunk,
-        LogsRequest, ResumeReply, SuspendReply, SuspendRequest,
+        DeleteSnapshotsRequest, DestroyReply, FreezeReply, GetInventoryRequest, Inventory,
+        LogChunk, LogsRequest, ResumeReply, SuspendReply, SuspendRequest,
         node_agent_client::NodeAgentClient,
         node_agent_server::{NodeAgent, NodeAgentServer},
     },
