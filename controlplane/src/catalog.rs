@@ -59,7 +59,7 @@ pub enum Error {
         current: String,
     },
     /// Actors are made from it.
-    #[error("template {name:?} has {actors} actors; delete them first")]
+    #[error("template {name:?} still has actors ({actors}); delete them first")]
     InUse {
         /// Which template.
         name: String,
@@ -119,14 +119,22 @@ impl Catalog {
         self.pools.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether this object could be created or changed, as far as that depends on it alone.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), Error> {
+        if let Spec::ActorTemplate(spec) = &manifest.spec {
+            supported(spec)?;
+            self.fits(spec)?;
+        }
+        Ok(())
+    }
+
     /// Creates or changes one object. Also what is accepted and not acted on.
     pub async fn apply(&self, manifest: Manifest) -> Result<(Outcome, Vec<String>), Error> {
+        self.check(&manifest)?;
         let namespace = manifest.namespace().unwrap_or_default().to_owned();
         let name = manifest.metadata.name;
         match manifest.spec {
             Spec::ActorTemplate(spec) => {
-                supported(&spec)?;
-                self.fits(&spec)?;
                 let warnings = not_acted_on(&spec);
                 Ok((self.put_template(namespace, name, *spec).await?, warnings))
             }

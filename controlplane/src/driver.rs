@@ -518,6 +518,8 @@ impl Driver {
         }
         if let Some(valid_from) = perform::valid_from(life) {
             let active = self.record.last_active_unix_ms;
+            // One that was never used has not been idle since 1970.
+            let active = if active == 0 { unix_ms() } else { active };
             let ago = std::time::Duration::from_millis(unix_ms().saturating_sub(active));
             let last_active = fleet.clock.now().minus(ago);
             fleet.routers.track(key, life.epoch, valid_from, last_active);

@@ -273,10 +273,18 @@ impl Routers {
         let command = proto::RouterCommand { command: Some(command) };
         let mut inner = self.inner();
         let Some(name) = inner.name_of(instance) else { return };
-        if let Some(Link::Up { commands, .. }) = inner.routers.get(&name).map(|r| &r.link)
-            && commands.capacity() > commands.max_capacity() / 2
-        {
+        if inner.with_room().contains(&name) {
             inner.send(&name, command, self.clock.now());
+        }
+    }
+
+    /// An actor was created; routers may have been told that there is none. One that is behind with its commands believes
+    /// that for a moment longer.
+    pub fn tell_created(&self, actor: &ActorKey) {
+        let mut inner = self.inner();
+        for name in inner.with_room() {
+            let command = proto::router_command::Command::Created(actor.into());
+            inner.send(&name, proto::RouterCommand { command: Some(command) }, self.clock.now());
         }
     }
 
@@ -409,6 +417,16 @@ impl Inner {
     }
 
     /// A router that does not take its commands is cut off: it comes back and says what it holds.
+    /// Routers that have room for commands they can do without.
+    fn with_room(&self) -> Vec<String> {
+        let room = |link: &Link| match link {
+            Link::Up { commands, .. } => commands.capacity() > commands.max_capacity() / 2,
+            Link::Away { .. } => false,
+        };
+        let all = self.routers.iter().filter(|(_, router)| room(&router.link));
+        all.map(|(name, _)| name.clone()).collect()
+    }
+
     fn send(&mut self, router: &str, command: proto::RouterCommand, now: Moment) {
         let Some(found) = self.routers.get_mut(router) else { return };
         if let Link::Up { commands, .. } = &found.link

@@ -23,7 +23,7 @@ impl Shape {
 
     /// The shape for a request with these headers.
     pub fn of(content_type: Option<&str>, accept: Option<&str>) -> Self {
-        if content_type.is_some_and(|value| value.starts_with("application/grpc")) {
+        if content_type.is_some_and(is_grpc) {
             return Self::Grpc;
         }
         accept.map_or(Self::Json, accept::shape)
@@ -98,6 +98,18 @@ pub fn proxy_error(reason: Reason) -> &'static str {
     }
 }
 
+/// As Envoy judges it: nothing, a subtype or parameters may follow the name.
+fn is_grpc(content_type: &str) -> bool {
+    const GRPC: &str = "application/grpc";
+    let named = content_type.get(..GRPC.len()).is_some_and(|name| name.eq_ignore_ascii_case(GRPC));
+    named
+        && content_type[GRPC.len()..]
+            .trim_start()
+            .chars()
+            .next()
+            .is_none_or(|c| c == '+' || c == ';')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +135,9 @@ mod tests {
         let browser = Some("text/html,application/xhtml+xml,*/*;q=0.8");
         assert_eq!(Shape::of(None, browser), Shape::Html);
         assert_eq!(Shape::of(Some("application/grpc+proto"), browser), Shape::Grpc);
+        assert_eq!(Shape::of(Some("Application/gRPC; a=b"), browser), Shape::Grpc);
+        // Another protocol, which has no trailers-only answers.
+        assert_ne!(Shape::of(Some("application/grpc-web+proto"), browser), Shape::Grpc);
         assert_eq!(Shape::of(Some("application/json"), Some("text/plain")), Shape::Text);
         assert_eq!(Shape::of(None, Some("*/*")), Shape::Json);
         assert_eq!(Shape::of(None, None), Shape::Json);

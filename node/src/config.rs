@@ -136,7 +136,12 @@ impl Layout {
 
     /// For CRIU. `mounts` are those of the agent that its namespace must not hold.
     pub(crate) fn containers(&self, mounts: Vec<PathBuf>) -> Places {
-        Places { bundles: self.containers.clone(), memory: self.memory.clone(), mounts }
+        Places {
+            bundles: self.containers.clone(),
+            memory: self.memory.clone(),
+            mounts,
+            prefix: self.prefix.clone(),
+        }
     }
 
     pub(crate) fn create(&self) -> Result<(), BuildError> {

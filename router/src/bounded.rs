@@ -35,6 +35,12 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         }
     }
 
+    pub(crate) fn remove(&mut self, key: &K) {
+        if self.entries.remove(key).is_some() {
+            self.order.retain(|other| other != key);
+        }
+    }
+
     /// Drops entries, oldest first, as long as `old` says so.
     pub(crate) fn expire(&mut self, old: impl Fn(&V) -> bool) {
         while let Some(key) = self.order.front()

@@ -59,11 +59,10 @@ fn immediate(refused: Refused, shape: Shape) -> ImmediateResponse {
         header(names::REASON_HEADER, reason.name().to_owned()),
         header("content-type", shape.content_type().to_owned()),
         header("proxy-status", reply::proxy_status(reason, reply::proxy_error(reason))),
+        // A 404 may be kept by a proxy otherwise, beyond the creation of its actor.
+        header("cache-control", "no-store".to_owned()),
     ];
     headers.extend(retry_after(refused).map(|seconds| header("retry-after", seconds.to_string())));
-    if reason == Reason::Waking {
-        headers.push(header("cache-control", "no-store".to_owned()));
-    }
     ImmediateResponse {
         status: Some(HttpStatus { code: reason.http_status().into() }),
         headers: Some(HeaderMutation { set_headers: headers, ..Default::default() }),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   ┌─▶ connect ─▶ Hello, Held… ─▶ Welcome ─▶ ⟲ Activity every interval, RevokeAck as they come ─┐
-//!   │                                            ◀ Revoke, ActorPolicy                           │
+//!   │                                            ◀ Revoke, ActorPolicy…                           │
 //!   └───────────── wait with jitter ◀─────────────────────────── it broke ◀──────────────────────┘
 //! ```
 //!
@@ -196,6 +196,10 @@ fn obey(router: &Arc<Router>, command: RouterCommand) -> Option<Duration> {
         Command::Policy(mut policy) => match ActorKey::try_from(policy.actor.take()) {
             Ok(actor) => router.table.set_policy(actor, &policy),
             Err(failure) => warn!(%failure, "a policy that cannot be read"),
+        },
+        Command::Created(actor) => match ActorKey::try_from(actor) {
+            Ok(actor) => router.table.created(&actor),
+            Err(failure) => warn!(%failure, "a name that cannot be read"),
         },
     }
     None

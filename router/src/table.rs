@@ -392,6 +392,11 @@ impl Table {
         }
     }
 
+    /// There is such an actor now.
+    pub(crate) fn created(&self, key: &ActorKey) {
+        lock(&self.failed).remove(key);
+    }
+
     /// Bindings held and requests in flight, as the control plane is told after a new session began.
     pub(crate) fn held(&self) -> Vec<proto::HeldBinding> {
         let mut all = Vec::new();

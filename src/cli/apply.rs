@@ -8,7 +8,7 @@ use std::{
 use futures::{StreamExt, stream};
 use reveille_api::{
     manifest::{self, Manifest, Spec},
-    proto::{ApplyRequest, apply_reply::Outcome},
+    proto::{ApplyReply, ApplyRequest, apply_reply::Outcome},
 };
 
 use crate::{
@@ -45,6 +45,10 @@ impl Args {
         let mut control = self.server.connect().await?;
         let is_actor = |manifest: &Manifest| matches!(manifest.spec, Spec::Actor(_));
         let (actors, others): (Vec<_>, Vec<_>) = manifests.into_iter().partition(is_actor);
+        // What only the control plane can refuse: before anything is changed.
+        for manifest in &others {
+            send(&mut control, manifest, true).await?;
+        }
         for manifest in others {
             let line = apply(&mut control, &manifest).await?;
             output::print(&format!("{line}\n"))?;
@@ -96,12 +100,7 @@ fn read(file: &str) -> Result<Vec<Manifest>> {
 /// Applies one object and gives the line that says so; warnings go to stderr.
 pub(crate) async fn apply(control: &mut Control, manifest: &Manifest) -> Result<String> {
     let what = || named(manifest);
-    let request = ApplyRequest { manifest: manifest.to_json().to_string() };
-    let reply = control.apply(request).await.map_err(|status| match Error::from(status) {
-        Error::Failed(message) => Error::Failed(format!("{}: {message}", what())),
-        other => other,
-    })?;
-    let reply = reply.into_inner();
+    let reply = send(control, manifest, false).await?;
     for warning in &reply.warnings {
         let _ = writeln!(std::io::stderr(), "warning: {}: {warning}", what());
     }
@@ -112,6 +111,15 @@ pub(crate) async fn apply(control: &mut Control, manifest: &Manifest) -> Result<
         Outcome::Unspecified => "applied",
     };
     Ok(format!("{} {outcome}", what()))
+}
+
+async fn send(control: &mut Control, manifest: &Manifest, check: bool) -> Result<ApplyReply> {
+    let request = ApplyRequest { manifest: manifest.to_json().to_string(), check };
+    let reply = control.apply(request).await.map_err(|status| match Error::from(status) {
+        Error::Failed(message) => Error::Failed(format!("{}: {message}", named(manifest))),
+        other => other,
+    });
+    reply.map(tonic::Response::into_inner)
 }
 
 /// As the client verbs name it: `actortemplate demo/counter`.

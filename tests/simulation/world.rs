@@ -182,7 +182,7 @@ async fn one(envoy: &Envoy, actor: &str, id: u64, faultless: bool, oracle: &Orac
 async fn operator(machines: Rc<[Machine]>, oracle: Oracle, dice: Dice) -> turmoil::Result {
     let (begin, channel) = (Instant::now(), net::channel(&format!("control:{}", control::PORT)));
     let mut control = ControlClient::new(channel);
-    while control.apply(ApplyRequest { manifest: TEMPLATE.into() }).await.is_err() {
+    while control.apply(ApplyRequest { manifest: TEMPLATE.into(), check: false }).await.is_err() {
         sleep(Duration::from_millis(100)).await;
     }
     for actor in ACTORS {

@@ -87,17 +87,35 @@ impl Control for ControlService {
     type DrainStream = Items<proto::DrainProgress>;
 
     async fn apply(&self, request: Request<proto::ApplyRequest>) -> Reply<proto::ApplyReply> {
-        let text = request.into_inner().manifest;
+        let proto::ApplyRequest { manifest: text, check } = request.into_inner();
         let manifest =
             manifest::parse_one(&text).map_err(|error| Status::invalid_argument(error.message))?;
         let kind = manifest.spec.kind().to_owned();
         let namespace = manifest.namespace().unwrap_or_default().to_owned();
         let name = manifest.metadata.name.clone();
         let impossible = [self.lacking(&manifest), self.forbidden(&manifest)];
+        if check {
+            self.fleet.catalog.check(&manifest)?;
+            let (outcome, warnings) = (0, impossible.into_iter().flatten().collect());
+            return Ok(Response::new(proto::ApplyReply {
+                kind,
+                namespace,
+                name,
+                outcome,
+                warnings,
+            }));
+        }
+        let actor = match &manifest.spec {
+            manifest::Spec::Actor(_) => ActorKey::new(&namespace, &name).ok(),
+            _ => None,
+        };
         let (outcome, mut warnings) = self.fleet.catalog.apply(manifest).await?;
         warnings.extend(impossible.into_iter().flatten());
         if kind == "WorkerPool" {
             self.fleet.placement.set_pools(self.fleet.catalog.pools());
+        }
+        if let Some(actor) = actor.filter(|_| outcome == catalog::Outcome::Created) {
+            self.fleet.routers.tell_created(&actor);
         }
         use proto::apply_reply::Outcome;
         let outcome = match outcome {
@@ -117,6 +135,7 @@ impl Control for ControlService {
         let key = key(actor)?;
         check_label("template", &template)?;
         let record = self.fleet.catalog.create(&key, &template).await?;
+        self.fleet.routers.tell_created(&key);
         Ok(Response::new(view::actor(&self.fleet, &record)))
     }
 

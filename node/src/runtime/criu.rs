@@ -80,6 +80,8 @@ pub(crate) struct Places {
     pub(crate) memory: PathBuf,
     /// Mounts of the agent that the launcher's namespace must not hold.
     pub(crate) mounts: Vec<PathBuf>,
+    /// Of the names of all sandboxes of this data directory.
+    pub(crate) prefix: String,
 }
 
 /// See the module.
