@@ -116,7 +116,8 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     assert!(forbidden[0].contains("no node may run from /"), "{forbidden:?}");
     let criu = TEMPLATE.replace("EXTRA", "").replace("gvisor", "criu");
     let criu = criu.replace("\"t\"", "\"of-criu\"");
-    let applied = control.apply(ApplyRequest { manifest: criu, check: false }).await.unwrap().into_inner();
+    let applied =
+        control.apply(ApplyRequest { manifest: criu, check: false }).await.unwrap().into_inner();
     let warning = "no node has the runtime criu";
     assert!(applied.warnings.iter().any(|said| said.contains(warning)), "{applied:?}");
     let phases = awake.last_wake.unwrap().phases.unwrap();
