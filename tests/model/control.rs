@@ -398,7 +398,7 @@ impl World {
             let patient = usage.as_ref().is_some_and(|usage| usage.has_time());
             let valid = usage.is_some_and(|usage| {
                 // Revoked or not, it may use it until it acknowledges.
-                let holds = Some(at.1);
+                let holds = usage.routers[router].holds.max(Some(at.1));
                 usage.routers[router] = Use { holds, in_flight: *in_flight };
                 at.1 >= usage.valid_from
             });

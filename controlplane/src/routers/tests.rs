@@ -167,6 +167,23 @@ async fn stale_holdings_are_answered_with_a_revoke_and_good_ones_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_router_held_before_it_got_a_later_term_does_not_take_that_away() {
+    let rig = rig();
+    let (_, mut commands) = rig.connect("r1", "i1");
+    rig.tracked(1);
+    assert!(rig.routers.hold("i1", &actor(), Epoch(1), 1));
+    // Said before the wake's answer, and read after it was given.
+    rig.held("r1", 1, 0, true);
+    rig.ack("r1", 0, 0);
+    assert_eq!(revoked(&mut commands).await.1, 0);
+    assert_eq!(rig.routers.list()[0].bindings, 1);
+    let mut drain = rig.drain(1, S);
+    assert_eq!(revoked(&mut commands).await.1, 1);
+    rig.ack("r1", 1, 0);
+    assert!(!drain.join_next().await.unwrap().unwrap().silent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_that_is_away_makes_the_use_unknown_until_it_is_given_up() {
     let rig = rig();
     let (session, _kept) = rig.connect("r1", "i1");

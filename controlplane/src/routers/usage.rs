@@ -115,9 +115,11 @@ impl Usage {
         true
     }
 
-    /// It has this binding, revoked or not, and may use it until it acknowledges. False when this term is revoked.
+    /// It had this binding as it said so, revoked or not, and may use it until it acknowledges; a wake's answer may have brought
+    /// it a later one since. False when this term is revoked.
     pub(super) fn held(&mut self, router: &str, term: u64) -> bool {
-        self.routers.entry(router.to_owned()).or_default().holds = Some(term);
+        let used = self.routers.entry(router.to_owned()).or_default();
+        used.holds = used.holds.max(Some(term));
         term >= self.valid_from
     }
 
