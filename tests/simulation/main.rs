@@ -157,17 +157,19 @@ fn kept(seed: u64, settings: &[(&str, &str)]) -> String {
     said
 }
 
-/// Some seed breaks a promise, in words of which these are some.
+/// Some seed breaks a promise, in one of these words.
 fn caught(mutant: Mutant, words: &[&str]) {
     let name = format!("{mutant:?}");
     // Nothing else goes wrong where an end that is not an answer is what shows it.
     let faults = if mutant == Mutant::StreamEndsEarly { "none" } else { "all" };
     let settings = [("SIMULATION_MUTANT", name.as_str()), ("SIMULATION_FAULTS", faults)];
-    let found = (1..=TRIES).map(|seed| start(seed, &settings)).find(|(kept, _)| !kept);
-    let (_, said) = found.expect("no seed catches it");
-    let broken = said.lines().find(|line| line.contains("BROKEN")).unwrap_or(&said);
-    println!("{mutant:?}: {broken}");
-    assert!(words.is_empty() || words.iter().any(|word| broken.contains(word)), "{said}");
+    // One that is busy with itself for ever breaks no promise in these words.
+    let broken = (1..=TRIES).find_map(|seed| {
+        let (_, said) = start(seed, &settings);
+        let broken = said.lines().find(|line| line.contains("BROKEN"))?;
+        words.iter().any(|word| broken.contains(word)).then(|| broken.to_owned())
+    });
+    println!("{mutant:?}: {}", broken.expect("no seed catches it"));
 }
 
 /// One run, in a process of its own.

@@ -371,9 +371,9 @@ impl Machine {
         }
         self.oracle.seen().committed(key, self.name, epoch, &now.done);
         let saved = Saved { epoch, done: now.done.clone() };
-        state.snapshots.insert((key.to_owned(), snapshot), saved);
+        state.snapshots.insert((key.to_owned(), snapshot.clone()), saved);
         if self.is(Mutant::NodeServesAfterCommit) {
-            now.phase = Phase::Serving;
+            (now.phase, now.resumed) = (Phase::Serving, Some(snapshot));
             return self.oracle.seen().serves(key, self.name, epoch);
         }
         actor.now = None;
