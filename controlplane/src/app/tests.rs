@@ -279,7 +279,7 @@ async fn mistakes_get_one_clear_sentence() {
     assert_eq!(error.code(), Code::InvalidArgument);
     let template = ActorKey { namespace: "demo".into(), name: "t".into() };
     let error = control.delete_template(template).await.unwrap_err();
-    assert_eq!(error.message(), "template \"t\" has 1 actors; delete them first");
+    assert_eq!(error.message(), "template \"t\" still has actors (1); delete them first");
     for (extra, said) in [
         (
             r#","wake":{"timeout":"25s"}"#,
