@@ -300,6 +300,9 @@ fn serve(
         let page = move || {
             fleet.metrics.waiting.set(fleet.placement.waiting() as i64);
             fleet.metrics.active.set(fleet.active().len() as i64);
+            let (uploads, bytes) = fleet.nodes.uploads();
+            fleet.metrics.uploads.set(uploads as i64);
+            fleet.metrics.upload_bytes.set(bytes as i64);
             let text = fleet.metrics.encode();
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             async move { ([("content-type", kind)], text) }

@@ -254,8 +254,7 @@ fn supported(spec: &ActorTemplateSpec) -> Result<(), Error> {
 
 /// One line for each field that is accepted and not acted on.
 fn not_acted_on(spec: &ActorTemplateSpec) -> Vec<String> {
-    let fields =
-        [("spec.idle.pauseAfter", spec.idle.pause_after.is_some()), ("spec.golden", spec.golden)];
+    let fields = [("spec.golden", spec.golden)];
     let set = fields.into_iter().filter(|(_, set)| *set);
     set.map(|(field, _)| format!("{field}: accepted, not acted on yet")).collect()
 }

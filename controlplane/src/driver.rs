@@ -13,7 +13,7 @@
 //! The task ends when the actor is at rest and nobody waits; the next caller starts another one, from the store. It may be
 //! dropped at any `.await`: what it intended is stored, and the next one asks again.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesOrdered};
 use reveille_api::{ActorKey, Epoch, Failure, Reason};
@@ -27,7 +27,7 @@ use crate::{
     clock::{Moment, unix_ms},
     fleet::Fleet,
     idle,
-    lifecycle::{Deadline, Effect, Event, Phase, Rules, Write},
+    lifecycle::{Cause, Deadline, Effect, Event, Phase, Rules, State, Storage, Write},
     placement::{self, Grant, Status},
     record::{ActorRecord, LastWake, Phases, TemplateRecord, WokenBy},
     store::{
@@ -68,7 +68,17 @@ pub(crate) enum Command {
 /// What an errand came back with.
 enum Done {
     Placed(Grant),
-    Activated { epoch: Epoch, reply: reveille_api::proto::ActivateReply, h2c: bool },
+    Activated {
+        epoch: Epoch,
+        reply: reveille_api::proto::ActivateReply,
+        h2c: bool,
+    },
+    /// This node cannot restore the snapshot, and another may.
+    Unfit {
+        epoch: Epoch,
+        node: String,
+        failure: Failure,
+    },
     Event(Event),
     Nothing,
 }
@@ -105,6 +115,12 @@ pub(crate) struct Driver {
     placed_at: Option<Instant>,
     /// Turns true when the node is being asked for the checkpoint under way.
     suspending: Option<watch::Receiver<bool>>,
+    /// Why it was last asked to go down.
+    cause: Option<Cause>,
+    /// A snapshot that is in the store, while its checkpoint has not been answered yet.
+    stored_early: Option<String>,
+    /// Nodes that cannot restore what the wake under way restores.
+    unfit: BTreeSet<String>,
     checkpoint_failures: u32,
     not_before: Option<Moment>,
     deleted: bool,
@@ -165,6 +181,9 @@ impl Driver {
             woken_at: None,
             placed_at: None,
             suspending: None,
+            cause: None,
+            stored_early: None,
+            unfit: BTreeSet::new(),
             checkpoint_failures: 0,
             not_before: None,
             deleted: false,
@@ -271,6 +290,10 @@ impl Driver {
                 self.grant = None;
                 outcome
             }
+            Done::Unfit { epoch, node, failure } => {
+                self.unfit.insert(node);
+                self.handle(Event::Elsewhere { epoch, failure }).await
+            }
             Done::Activated { epoch, reply, h2c } => {
                 if epoch == self.record.life.epoch {
                     let begun = self.woken_at.unwrap_or_else(Instant::now);
@@ -331,8 +354,25 @@ impl Driver {
 
     /// A transition, and what follows from it for those who wait.
     async fn handle(&mut self, event: Event) -> Result<(), store::Error> {
+        let event = self.in_order(event);
         self.step(event).await?;
         self.follow_up().await
+    }
+
+    /// A node may tell that a snapshot is stored before its reply tells that there is one.
+    fn in_order(&mut self, mut event: Event) -> Event {
+        match (&mut event, &self.record.life.state) {
+            (Event::Stored(id), State::Checkpointing(c)) if c.snapshot == *id => {
+                self.stored_early = Some(id.clone());
+            }
+            (Event::Committed { snapshot, .. }, _)
+                if self.stored_early.as_ref() == Some(&snapshot.id) =>
+            {
+                snapshot.storage = Storage::Stored;
+            }
+            _ => {}
+        }
+        event
     }
 
     async fn follow_up(&mut self) -> Result<(), store::Error> {
@@ -439,6 +479,9 @@ impl Driver {
         match (was, record.life.phase()) {
             (_, Phase::Placing) if was != Phase::Placing => {
                 self.woken_at = Some(Instant::now());
+                if was.is_rest() {
+                    self.unfit.clear();
+                }
             }
             (_, Phase::Thawing) if was != Phase::Thawing => self.woken_at = Some(Instant::now()),
             (Phase::Thawing, Phase::Running) => {

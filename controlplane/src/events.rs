@@ -233,6 +233,12 @@ fn render(note: &Note) -> (&'static str, &'static str, String) {
         }
         Note::Lost(message) => ("Lost", "", message.clone()),
         Note::FoundAgain => ("FoundAgain", "", "its node is back, with it still running".into()),
+        Note::Stored(id) => ("SnapshotStored", "", format!("{id} is in the store")),
+        Note::Elsewhere(failure) => (
+            "SnapshotUnfit",
+            failure.reason.name(),
+            format!("{}; trying another node", failure.message),
+        ),
         Note::SnapshotAdopted(id) => {
             ("SnapshotAdopted", "", format!("{id} had been committed before the node fell silent"))
         }

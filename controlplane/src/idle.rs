@@ -34,7 +34,9 @@ pub fn decide(
     may_freeze: bool,
 ) -> Decision {
     let freeze = policy.freeze_after.filter(|_| may_freeze && !policy.keep_warm);
-    let suspend = policy.suspend_after.filter(|_| !policy.keep_warm);
+    // Both rungs take a snapshot and free the worker; when it goes to the store the node decides.
+    let suspend = policy.pause_after.into_iter().chain(policy.suspend_after).min();
+    let suspend = suspend.filter(|_| !policy.keep_warm);
     let Some(first) = freeze.into_iter().chain(suspend).min() else {
         return Decision::Never;
     };
@@ -52,6 +54,17 @@ pub fn decide(
         return Decision::Freeze(Cause::Idle(since));
     }
     Decision::LookAgain(due(first))
+}
+
+/// How long a snapshot that is taken now stays on its node only. For ever if the ladder ends there.
+pub fn store_after(policy: &template::Idle, cause: Option<Cause>, now: Moment) -> Option<Duration> {
+    let basis = cause.and_then(Cause::basis);
+    match (policy.pause_after, basis) {
+        (Some(_), Some(since)) => {
+            policy.suspend_after.map(|after| after.saturating_sub(now.since(since)))
+        }
+        _ => Some(Duration::ZERO),
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +89,27 @@ mod tests {
             decide(&after(5 * S), quiet(2), now, None, false),
             Decision::LookAgain(now.plus(3 * S))
         );
+    }
+
+    #[test]
+    fn it_pauses_first_and_what_is_left_until_it_is_suspended_the_snapshot_stays_on_its_node() {
+        let now = Moment(100_000);
+        let both = template::Idle { pause_after: Some(2 * S), ..after(10 * S) };
+        let since = now.minus(3 * S);
+        let idle = Cause::Idle(since);
+        assert_eq!(decide(&both, Use::Quiet(since), now, None, false), Decision::Suspend(idle));
+        assert_eq!(store_after(&both, Some(idle), now), Some(7 * S));
+        assert_eq!(
+            store_after(&both, Some(Cause::Idle(now.minus(11 * S))), now),
+            Some(Duration::ZERO)
+        );
+        let pause = template::Idle { suspend_after: None, ..both.clone() };
+        assert_eq!(decide(&pause, Use::Quiet(since), now, None, false), Decision::Suspend(idle));
+        assert_eq!(store_after(&pause, Some(idle), now), None);
+        // Whoever asks for a suspend means all of it, and so does a ladder without that rung.
+        assert_eq!(store_after(&both, Some(Cause::User), now), Some(Duration::ZERO));
+        assert_eq!(store_after(&pause, None, now), Some(Duration::ZERO));
+        assert_eq!(store_after(&after(10 * S), Some(idle), now), Some(Duration::ZERO));
     }
 
     #[test]

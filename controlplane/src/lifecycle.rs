@@ -34,6 +34,9 @@
 //! | `Checkpointing` | the node takes the snapshot; nothing decided until its commit | the node, a wake, its deadline |
 //! | `Deleting` | everything of it goes away, then its record | the node, its deadline |
 //!
+//! People are told `Paused` instead of `Suspended` while the snapshot is on its node only and there is a store that it is
+//! to go to: for the machine that is one state, since the node decides when it uploads.
+//!
 //! Rules that hold in every row (`table.rs` lists the rows, and both the code and its tests use that list):
 //!
 //! * the epoch never falls, and grows by one before each activation is asked for;
@@ -148,6 +151,7 @@ pub struct Waking {
 }
 
 /// How far a wake is.
+#[expect(clippy::large_enum_variant, reason = "there is one in each actor that is being woken")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stage {
     /// Waits for a worker. Without one it is back at this rest.
@@ -294,6 +298,21 @@ pub struct Snapshot {
     pub runtime: String,
     /// And which version of that.
     pub runtime_version: String,
+    /// Where it is besides.
+    #[serde(default)]
+    pub storage: Storage,
+}
+
+/// Where a snapshot is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Storage {
+    /// On its node, which has no store.
+    #[default]
+    Node,
+    /// On its node, not in the store yet.
+    Waiting,
+    /// In the store: other nodes can restore it.
+    Stored,
 }
 
 /// The states by name, with the two halves of *Waking* told apart.
@@ -419,6 +438,12 @@ impl Actor {
             stored.state = State::Rest(rest.clone());
         }
         stored
+    }
+
+    /// True for a snapshot it has that is not known to be in the store.
+    pub fn lacks_in_store(&self, id: &str) -> bool {
+        let mut kept = self.snapshot.iter().chain(&self.previous);
+        kept.any(|snapshot| snapshot.id == id && snapshot.storage != Storage::Stored)
     }
 
     /// True when this snapshot must be kept.

@@ -139,6 +139,10 @@ pub struct Metrics {
     pub(crate) waiting: Gauge,
     /// Actors that are not at rest.
     pub(crate) active: Gauge,
+    /// Snapshots on their way to the store.
+    pub(crate) uploads: Gauge,
+    /// Their bytes that are not there yet.
+    pub(crate) upload_bytes: Gauge,
 }
 
 impl Default for Metrics {
@@ -157,6 +161,8 @@ impl Default for Metrics {
             restore_fallbacks: Family::default(),
             waiting: Gauge::default(),
             active: Gauge::default(),
+            uploads: Gauge::default(),
+            upload_bytes: Gauge::default(),
             registry: Arc::default(),
         };
         let m = &metrics;
@@ -176,6 +182,10 @@ impl Default for Metrics {
         let help = "Wakes that wait for a worker";
         registry.register("wakes_waiting", help, m.waiting.clone());
         registry.register("actors_active", "Actors that are not at rest", m.active.clone());
+        let help = "Snapshots on their way to the store";
+        registry.register("uploads", help, m.uploads.clone());
+        let help = "Bytes of them that are not there yet";
+        registry.register("upload_bytes_left", help, m.upload_bytes.clone());
         // Series exist from the start, with zeros.
         for path in ["/reveille.v1.Control/", "/reveille.v1.Nodes/", "/reveille.v1.Routers/", ""] {
             drop(m.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }));

@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use reveille_api::{Stay, manifest::template::Runtime, proto};
+use reveille_api::{ActorKey, Stay, manifest::template::Runtime, proto};
 use tokio::sync::watch;
 
 use crate::{
@@ -270,6 +270,24 @@ impl Nodes {
                 () = wait => {}
             }
         }
+    }
+
+    /// How far a snapshot is on its way to the store: bytes that are there, and all.
+    pub fn upload(&self, node: &str, key: &ActorKey, id: &str) -> Option<(u64, u64)> {
+        let inner = self.inner();
+        let uploads = &inner.get(node)?.heartbeat.uploads;
+        let key = Some(key.into());
+        let upload = uploads.iter().find(|upload| upload.actor == key && upload.snapshot == id)?;
+        Some((upload.done_bytes, upload.total_bytes))
+    }
+
+    /// Snapshots on their way to the store, and their bytes that are not there yet.
+    pub fn uploads(&self) -> (u64, u64) {
+        let inner = self.inner();
+        let uploads = inner.values().flat_map(|node| &node.heartbeat.uploads);
+        uploads.fold((0, 0), |(count, bytes), upload| {
+            (count + 1, bytes + upload.total_bytes.saturating_sub(upload.done_bytes))
+        })
     }
 
     /// Every node, by name, for people. `used` counts its workers in use.

@@ -8,11 +8,12 @@
 //!
 //! A worker is a slot of a node. Pools take slots of the nodes they select, in the order of their names; without any pool
 //! all slots are of a built-in one, `default`, with their node's labels. A wake may use a worker whose pool has the
-//! labels its template selects, on a node that has its runtime, and, when it restores, that has its snapshot.
+//! labels its template selects, on a node that has its runtime, and, when it restores, that has its snapshot; if that is in
+//! the store, another node's when none is free there.
 //! While wakes wait, [`pressure`] has the least recently used idle actor suspended.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -48,6 +49,10 @@ pub struct Request {
     pub selector: Selector,
     /// The node that has its snapshot.
     pub node: Option<String>,
+    /// That snapshot is in the store: other nodes that have it can restore it when the first is full or not ready.
+    pub anywhere: bool,
+    /// Nodes that cannot restore it.
+    pub avoid: BTreeSet<String>,
 }
 
 /// What a worker is busy with.
@@ -248,6 +253,18 @@ impl Placement {
     /// Why this wake has no worker, for the operator.
     pub fn explain(&self, request: &Request) -> String {
         self.inner().explain(request)
+    }
+
+    /// A ready node that has the store.
+    pub fn with_store(&self) -> Option<String> {
+        let inner = self.inner();
+        let mut nodes = inner.nodes.iter().filter(|(_, slots)| slots.ready && slots.store);
+        nodes.next().map(|(name, _)| name.clone())
+    }
+
+    /// True when some ready node may have it.
+    pub fn any_suitable(&self, request: &Request) -> bool {
+        !self.inner().suitable(request).is_empty()
     }
 
     /// Every worker, by name.

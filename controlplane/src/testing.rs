@@ -428,6 +428,7 @@ async fn checkpoint(
             runtime: "gvisor".into(),
             runtime_version: "1".into(),
             node: "n1".into(),
+            ..Default::default()
         };
         state.snapshots.push(taken.clone());
         state.activations.remove(&actor_of(&request.actor));

@@ -42,7 +42,6 @@ use crate::{
     core::{Activated, Activation, Core, OpError},
     files,
     record::{Fence, Record},
-    snapshots,
 };
 
 /// Operations of one actor that may wait.
@@ -298,7 +297,7 @@ impl Driver {
         }
         match self.take_stage() {
             Stage::Suspending { request: current, gate, mut waiters, resumers, shown, done }
-                if current == request =>
+                if current.same_as(&request) =>
             {
                 waiters.push(reply);
                 let request = current;
@@ -321,13 +320,12 @@ impl Driver {
             stage @ (Stage::Empty | Stage::Serving(_)) => {
                 self.stage = stage;
                 // It may be a repeated call, also to an agent that was started in between.
-                let done = self.core.snapshots.get(&self.actor, &request.snapshot);
-                let done = done.filter(|manifest| manifest.epoch == request.epoch);
+                let (core, id) = (&self.core, &request.snapshot);
+                let done = core.snapshots.told(&self.actor, id, &core.node);
+                let done = done.filter(|taken| taken.epoch == request.epoch.0);
                 let (actor, epoch) = (self.actor.clone(), request.epoch);
-                let outcome = done
-                    .map(|manifest| snapshots::to_proto(&manifest, &self.core.node))
-                    .map(Suspended::Committed)
-                    .ok_or(OpError::NotRunning { actor, epoch });
+                let outcome =
+                    done.map(Suspended::Committed).ok_or(OpError::NotRunning { actor, epoch });
                 reply.answer(outcome);
             }
             stage => {
@@ -448,6 +446,24 @@ impl Driver {
         let forget = everything && matches!(self.stage, Stage::Empty);
         // One of the present epoch may have been committed after this was asked for.
         let below = if everything { Epoch(u64::MAX) } else { epoch };
+        if let Some(store) = self.core.store.clone() {
+            // Of an actor of this name that comes after it, the epochs are higher.
+            let below = if everything { epoch.next() } else { epoch };
+            let (actor, keep) = (self.actor.clone(), keep.clone());
+            let delete = async move { store.delete(&actor, below, &keep).await };
+            if everything {
+                let deleted = delete.await;
+                deleted.map_err(|e| OpError::internal(format!("cannot delete: {}", chain(&e))))?;
+            } else {
+                // A store that is slow must not hold up a wake. What is left over goes with the next snapshot.
+                let actor = self.actor.clone();
+                self.core.cleanups.spawn(async move {
+                    if let Err(error) = delete.await {
+                        tracing::warn!(%actor, %error, "old snapshots are not deleted from the store yet");
+                    }
+                });
+            }
+        }
         let (core, actor) = (self.core.clone(), self.actor.clone());
         let deleted = files::blocking(move || {
             core.snapshots.delete(&actor, below, &keep)?;

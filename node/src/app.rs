@@ -14,7 +14,7 @@ use std::{
 
 use reveille_api::{
     net::{Address, Authorize, Expected, Listener, Role},
-    proto::node_agent_server::NodeAgentServer,
+    proto::{node_agent_server::NodeAgentServer, node_report::Report},
     task,
 };
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +29,7 @@ use crate::{
     checks,
     config::{BuildError, Config, Layout},
     core::Core,
+    fetches::Fetches,
     files,
     logs::{Logs, ROTATE_EVERY},
     record::{Record, Records},
@@ -38,10 +39,12 @@ use crate::{
     slots::Slots,
     snapshots::Snapshots,
     stay::Newest,
+    store::Store,
+    uploads::{self, Uploads},
 };
 
-/// Exits that wait for a session.
-const EXITS: usize = 256;
+/// Reports that wait for a session.
+const REPORTS: usize = 256;
 /// How long connections may stay after the stop, and how long operations may take to finish.
 const DRAIN: Duration = Duration::from_secs(5);
 const LAST: Duration = Duration::from_secs(30);
@@ -55,7 +58,7 @@ pub struct App {
     address: Address,
     introduction: Introduction,
     control_plane: session::ControlPlane,
-    exits: mpsc::Receiver<reveille_api::proto::Exited>,
+    reports: mpsc::Receiver<Report>,
     /// Held as long as the agent lives: one agent for a data directory.
     _lock: File,
 }
@@ -94,6 +97,10 @@ impl Config {
             BuildError::Invalid(format!("{nft} was not found: install the package nftables"))
         })?;
         let rootfs_allow = canonical(&self.rootfs_allow)?;
+        let store = self.store.as_deref().map(|url| Store::open(url, self.store_keys.clone()));
+        let store = store.transpose().map_err(|error| BuildError::Invalid(chain(&error)))?;
+        let snapshots = Snapshots::open(&layout.snapshots, store.is_some());
+        let snapshots = snapshots.map_err(BuildError::State)?;
         let runtimes = self.runtimes(&layout).await?;
         let home = home(&layout).map_err(BuildError::State)?;
         let records = Records::new(&layout.records);
@@ -112,18 +119,22 @@ impl Config {
         let living: Vec<_> = candidates.iter().map(Candidate::held).collect();
         let slots =
             Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held, &living).await?;
-        let (exited, exits) = mpsc::channel(EXITS);
+        let (reported, reports) = mpsc::channel(REPORTS);
         let core = Arc::new(Core {
             node: self.node.clone(),
             instance: uuid::Uuid::now_v7().to_string(),
             runtimes,
             newest: Newest::default(),
             slots,
-            snapshots: Snapshots::open(&layout.snapshots).map_err(BuildError::State)?,
+            snapshots: Arc::new(snapshots),
+            store,
+            snapshot_cache: self.snapshot_cache,
+            uploads: Uploads::default(),
+            fetches: Fetches::default(),
             records,
             logs: Logs::new(&layout.logs),
             rootfs_allow,
-            exits: exited,
+            reports: reported,
             cleanups: TaskTracker::new(),
             sandboxes: AtomicU64::new(0),
             layout,
@@ -136,7 +147,7 @@ impl Config {
             labels: self.labels,
             home,
         };
-        Ok(App { actors, listener, address, introduction, control_plane, exits, _lock: lock })
+        Ok(App { actors, listener, address, introduction, control_plane, reports, _lock: lock })
     }
 
     /// Those that work here.
@@ -199,7 +210,7 @@ impl App {
         shutdown: CancellationToken,
         destroy: Arc<AtomicBool>,
     ) -> Result<(), Error> {
-        let Self { actors, listener, introduction, control_plane, exits, _lock, .. } = self;
+        let Self { actors, listener, introduction, control_plane, reports, _lock, .. } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<NodeAgentServer<Service>>().await;
         let service = Service { actors: actors.clone(), stop: shutdown.clone() };
@@ -209,9 +220,15 @@ impl App {
             .add_service(health_service)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown.clone().cancelled_owned());
         let mut tasks = JoinSet::new();
-        let reporting = session::keep(actors.clone(), control_plane, introduction, exits);
+        let reporting = session::keep(actors.clone(), control_plane, introduction, reports);
         task::spawn(&mut tasks, "session", reporting);
         task::spawn(&mut tasks, "log-rotation", rotate(actors.clone()));
+        if let Some(store) = actors.core().store.clone() {
+            uploads::make_room(actors.core());
+            let core = actors.core().clone();
+            task::spawn(&mut tasks, "uploads", uploads::run(core, store.clone()));
+            task::spawn(&mut tasks, "sweep", uploads::sweep(store));
+        }
         let mut server = std::pin::pin!(server);
         tokio::select! {
             // First: the server ends by it too, and then there is still everything to do.

@@ -56,6 +56,13 @@ pub struct Config {
     pub nft: PathBuf,
     /// A template's rootfs directory must lie in one of these.
     pub rootfs_allow: Vec<PathBuf>,
+    /// URL of the store that snapshots go to, the same for all nodes. Without one they stay on their node.
+    pub store: Option<String>,
+    /// Directory with a file `<namespace>.key` for each namespace, 64 hexadecimal digits: what goes to the store is
+    /// encrypted with it.
+    pub store_keys: Option<PathBuf>,
+    /// Bytes of the disk that snapshots may take; what is beyond and in the store too is evicted.
+    pub snapshot_cache: Option<u64>,
 }
 
 impl Config {
@@ -80,6 +87,9 @@ impl Config {
             required: Vec::new(),
             nft: "nft".into(),
             rootfs_allow: Vec::new(),
+            store: None,
+            store_keys: None,
+            snapshot_cache: None,
             data_dir,
             run_dir,
         }

@@ -10,15 +10,17 @@ use std::{
 
 use reveille_api::{
     ActorKey, Epoch, Failure,
+    failure::UNFIT_HEADER,
     manifest::template::{ActorTemplateSpec, Rootfs, Runtime as Kind},
-    proto,
+    proto::{self, node_report::Report},
 };
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 
 use crate::{
     config::Layout,
+    fetches::Fetches,
     logs::Logs,
     process::Process,
     record::{ActivationRecord, Fenced, Records},
@@ -26,6 +28,8 @@ use crate::{
     slots::{Lease, Slots},
     snapshots::Snapshots,
     stay::{Newest, Over},
+    store::Store,
+    uploads::Uploads,
 };
 
 /// Shared by the drivers of all actors.
@@ -37,12 +41,18 @@ pub(crate) struct Core {
     pub(crate) runtimes: Runtimes,
     pub(crate) newest: Newest,
     pub(crate) slots: Slots,
-    pub(crate) snapshots: Snapshots,
+    pub(crate) snapshots: Arc<Snapshots>,
+    /// Where snapshots are that all nodes can restore.
+    pub(crate) store: Option<Store>,
+    /// Bytes of the disk that snapshots may take which are in the store too.
+    pub(crate) snapshot_cache: Option<u64>,
+    pub(crate) uploads: Uploads,
+    pub(crate) fetches: Fetches,
     pub(crate) records: Records,
     pub(crate) logs: Logs,
     pub(crate) rootfs_allow: Vec<PathBuf>,
-    /// Activations that ended by themselves, for the control plane.
-    pub(crate) exits: mpsc::Sender<proto::Exited>,
+    /// What the control plane is told without having asked.
+    pub(crate) reports: mpsc::Sender<Report>,
     /// What goes on after a reply: removing what dead sandboxes leave behind.
     pub(crate) cleanups: TaskTracker,
     pub(crate) sandboxes: AtomicU64,
@@ -67,6 +77,9 @@ pub(crate) enum OpError {
     Stopping,
     #[error(transparent)]
     Failed(#[from] Failure),
+    /// The snapshot is not for this node.
+    #[error(transparent)]
+    Unfit(Failure),
 }
 
 impl OpError {
@@ -86,6 +99,11 @@ impl From<OpError> for Status {
             OpError::TooBusy => Self::resource_exhausted(text),
             OpError::Stopping => Self::unavailable(text),
             OpError::Failed(failure) => failure.into(),
+            OpError::Unfit(failure) => {
+                let mut status = Self::from(failure);
+                status.metadata_mut().insert(UNFIT_HEADER, MetadataValue::from_static("1"));
+                status
+            }
         }
     }
 }
@@ -152,7 +170,14 @@ impl Core {
         tracing::warn!(%actor, %epoch, message, "an activation ended by itself");
         let exited = proto::Exited { actor: Some(actor.into()), epoch: epoch.0, message };
         // Full only while the control plane is away, and then the next registration tells what still runs.
-        let _ = self.exits.try_send(exited);
+        let _ = self.reports.try_send(Report::Exited(exited));
+    }
+
+    /// Tells the control plane that a snapshot is in the store.
+    pub(crate) fn report_stored(&self, actor: &ActorKey, id: &str) {
+        let stored = proto::Stored { actor: Some(actor.into()), snapshot: id.into() };
+        // As above.
+        let _ = self.reports.try_send(Report::Stored(stored));
     }
 }
 

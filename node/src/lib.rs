@@ -6,6 +6,7 @@
 //!         └── session (registers, beats)             ├─▶ slots      networks: namespaces, veths, endpoints
 //!                                                    ├─▶ runtime    sandboxes: runsc, criu
 //!                                                    ├─▶ snapshots  images on disk, whole or not there
+//!                                                    ├─▶ store      the same for all nodes, in chunks: uploads, fetches
 //!                                                    ├─▶ record     what the next agent must know
 //!                                                    └─▶ readiness  when it answers
 //! ```
@@ -29,6 +30,7 @@ mod actors;
 mod adopt;
 mod app;
 mod core;
+mod fetches;
 mod files;
 mod logs;
 mod process;
@@ -40,6 +42,8 @@ mod session;
 mod slots;
 mod snapshots;
 mod stay;
+mod store;
+mod uploads;
 
 pub use app::{App, Error};
 pub use checks::{check_network, check_runsc, checks};

@@ -92,6 +92,7 @@ impl NodeAgent for Service {
             epoch: Epoch(request.epoch),
             snapshot: snapshot_id(request.snapshot)?,
             deadline: Duration::from_millis(request.deadline_ms),
+            store_after: request.store_after_ms.map(Duration::from_millis),
         };
         let suspended = self
             .actors

@@ -55,14 +55,14 @@ pub(crate) async fn keep(
     actors: Arc<Actors>,
     control_plane: ControlPlane,
     introduction: Introduction,
-    mut exits: mpsc::Receiver<proto::Exited>,
+    mut reports: mpsc::Receiver<Report>,
 ) -> Infallible {
     let ControlPlane { address: control_plane, channel } = control_plane;
     let client = NodesClient::new(channel);
     let (mut backoff, mut refused) = (FIRST_BACKOFF, false);
     loop {
         let begin = Instant::now();
-        let ended = session(&actors, client.clone(), &introduction, &mut exits).await;
+        let ended = session(&actors, client.clone(), &introduction, &mut reports).await;
         if begin.elapsed() >= STEADY {
             backoff = FIRST_BACKOFF;
         }
@@ -89,7 +89,7 @@ async fn session(
     actors: &Actors,
     mut client: NodesClient<Channel>,
     introduction: &Introduction,
-    exits: &mut mpsc::Receiver<proto::Exited>,
+    told: &mut mpsc::Receiver<Report>,
 ) -> Result<(), Status> {
     let (reports, outgoing) = mpsc::channel(REPORTS);
     let send = async |report| {
@@ -117,8 +117,8 @@ async fn session(
             _ = heartbeat.tick(), if !reports.is_closed() => {
                 let _ = send(Report::Heartbeat(pulse(actors))).await;
             }
-            Some(exited) = exits.recv(), if !reports.is_closed() => {
-                let _ = send(Report::Exited(exited)).await;
+            Some(report) = told.recv(), if !reports.is_closed() => {
+                let _ = send(report).await;
             }
         }
     }
@@ -137,6 +137,7 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
         stay: core.newest.get().0,
         home: introduction.home.clone(),
         freezes: true,
+        store: core.store.is_some(),
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
 }
@@ -151,5 +152,6 @@ fn pulse(actors: &Actors) -> proto::Heartbeat {
         workers_used: core.slots.used(),
         snapshot_bytes: core.snapshots.bytes(),
         disk_free_bytes: core.snapshots.free().unwrap_or_default(),
+        uploads: core.uploads.list(),
     }
 }

@@ -12,20 +12,26 @@
 //!
 //! Before a restore every file is compared with the manifest. Hashing is left out for files whose [`Stamp`] is the
 //! one this very process saw when it hashed them.
+//!
+//! Where there is a [store](crate::store), `upload.json` beside the manifest says whether a snapshot is in it too. One
+//! that is may be evicted from the disk; a wake then fetches it.
 
+pub(crate) mod chunks;
 pub(crate) mod manifest;
 
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use reveille_api::{ActorKey, Epoch, proto};
+use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Durability};
 use manifest::{FileEntry, Machine, Manifest, Stamp};
@@ -34,12 +40,15 @@ use manifest::{FileEntry, Machine, Manifest, Stamp};
 const NEARLY_NOTHING: u64 = 1 << 20;
 const DRAFT: &str = ".tmp-";
 const DELETED: &str = ".del-";
+const UPLOAD: &str = "upload.json";
 
 /// The snapshots of this node.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     root: PathBuf,
     machine: Machine,
+    /// There is a store.
+    stores: bool,
     drafts: AtomicU64,
     index: Mutex<BTreeMap<(ActorKey, String), Entry>>,
 }
@@ -49,11 +58,38 @@ struct Entry {
     manifest: Manifest,
     /// What this process saw when it hashed the files, in their order.
     hashed: Option<Vec<Stamp>>,
+    upload: Upload,
+    /// Bytes of the disk.
+    disk: u64,
+    /// When it was last written or restored, in milliseconds since 1970.
+    used: u64,
+    /// Held by those who read its files.
+    in_use: Arc<()>,
+}
+
+/// Whether a snapshot is in the store, or is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Upload {
+    /// It stays on this node.
+    Never,
+    /// Not before then, in milliseconds since 1970.
+    Due(u64),
+    Stored,
+}
+
+/// A snapshot that is whole and fits. It is not evicted while this is held.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) dir: PathBuf,
+    _in_use: Arc<()>,
 }
 
 /// Why a snapshot cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
+    #[error("snapshot {id} is damaged: it is not on this node")]
+    Absent { id: String },
     #[error("snapshot {id} is damaged: {why}")]
     Corrupt { id: String, why: String },
     #[error("snapshot {id} does not fit: {why}")]
@@ -68,6 +104,7 @@ pub(crate) struct Origin {
     pub(crate) template: String,
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
+    pub(crate) upload: Upload,
 }
 
 /// A snapshot being written. Dropped uncommitted, it is gone.
@@ -112,11 +149,12 @@ pub(crate) struct Sealed {
     draft: Draft,
     manifest: Manifest,
     stamps: Vec<Stamp>,
+    upload: Upload,
 }
 
 impl Snapshots {
     /// Reads what is there and removes what an agent that died was writing or deleting.
-    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, stores: bool) -> io::Result<Self> {
         let mut index = BTreeMap::new();
         for namespace in files::names(root)? {
             for name in files::names(&root.join(&namespace))? {
@@ -130,7 +168,11 @@ impl Snapshots {
                     }
                     match read_manifest(&path) {
                         Ok(manifest) => {
-                            index.insert((actor.clone(), id), Entry { manifest, hashed: None });
+                            let upload = files::read_json(&path.join(UPLOAD))?;
+                            let upload = upload.unwrap_or(Upload::Never);
+                            let mut entry = Entry::new(manifest, None, upload, &path);
+                            entry.used = entry.manifest.created_unix_ms;
+                            index.insert((actor.clone(), id), entry);
                         }
                         // Kept: it may be of use to somebody, and a wake from it says what is wrong.
                         Err(why) => {
@@ -141,7 +183,7 @@ impl Snapshots {
             }
         }
         let (machine, drafts) = (Machine::detect()?, AtomicU64::new(0));
-        Ok(Self { root: root.into(), machine, drafts, index: Mutex::new(index) })
+        Ok(Self { root: root.into(), machine, stores, drafts, index: Mutex::new(index) })
     }
 
     /// Begins a snapshot.
@@ -161,8 +203,8 @@ impl Snapshots {
         if names.is_empty() {
             return Err(io::Error::other("the runtime wrote no image"));
         }
-        let hashed = manifest::hash_all(&draft.dir, &names, true)?;
-        let (entries, stamps): (Vec<_>, Vec<_>) = hashed.into_iter().unzip();
+        let hashed = chunks::hash_all(&draft.dir, &names, true)?;
+        let (entries, stamps) = hashed.into_iter().map(|file| (file.entry, file.stamp)).unzip();
         let manifest = Manifest {
             version: manifest::VERSION,
             id: draft.id.clone(),
@@ -175,12 +217,23 @@ impl Snapshots {
             machine: self.machine.clone(),
             files: entries,
         };
-        files::write_json(&draft.dir.join(manifest::FILE), &manifest, Durability::Power)?;
-        Ok(Sealed { draft, manifest, stamps })
+        seal(draft, manifest, stamps, origin.upload)
     }
 
-    /// The one step after which the snapshot exists. Blocks for as long as a sync takes.
-    pub(crate) fn commit(&self, mut sealed: Sealed) -> io::Result<Manifest> {
+    /// As [`Snapshots::seal`], for files that were fetched and compared with this manifest.
+    pub(crate) fn seal_fetched(&self, draft: Draft, manifest: Manifest) -> io::Result<Sealed> {
+        let mut stamps = Vec::new();
+        for file in &manifest.files {
+            let path = draft.dir.join(&file.name);
+            fs::File::open(&path)?.sync_all()?;
+            stamps.push(Stamp::of(&path)?);
+        }
+        seal(draft, manifest, stamps, Upload::Stored)
+    }
+
+    /// The one step after which the snapshot exists. It is not evicted while what this returns is held. Blocks for as long
+    /// as a sync takes.
+    pub(crate) fn commit(&self, mut sealed: Sealed) -> io::Result<Arc<()>> {
         fs::rename(&sealed.draft.dir, &sealed.draft.target)?;
         sealed.draft.committed = true;
         let parent = sealed.draft.target.parent().unwrap_or(&self.root);
@@ -189,10 +242,12 @@ impl Snapshots {
             let _ = files::remove(&sealed.draft.target);
             return Err(error);
         }
-        let manifest = sealed.manifest;
-        let entry = Entry { manifest: manifest.clone(), hashed: Some(sealed.stamps) };
-        self.lock().insert((manifest.actor.clone(), manifest.id.clone()), entry);
-        Ok(manifest)
+        let Sealed { draft, manifest, stamps, upload } = sealed;
+        let key = (manifest.actor.clone(), manifest.id.clone());
+        let entry = Entry::new(manifest, Some(stamps), upload, &draft.target);
+        let in_use = entry.in_use.clone();
+        self.lock().insert(key, entry);
+        Ok(in_use)
     }
 
     /// The manifest of a snapshot that is there.
@@ -207,12 +262,21 @@ impl Snapshots {
         id: &str,
         runtime: &str,
         version: &str,
-    ) -> Result<PathBuf, Unusable> {
+    ) -> Result<Image, Unusable> {
         let corrupt = |why: String| Unusable::Corrupt { id: id.into(), why };
         if !is_id(id) {
             return Err(corrupt("that is no name of a snapshot".into()));
         }
         let dir = self.dir(actor).join(id);
+        let key = (actor.clone(), id.to_owned());
+        // First of all: from here on it is not evicted.
+        let in_use = self.lock().get_mut(&key).map(|entry| {
+            entry.used = unix_ms();
+            entry.in_use.clone()
+        });
+        if !dir.exists() {
+            return Err(Unusable::Absent { id: id.into() });
+        }
         let manifest = read_manifest(&dir).map_err(corrupt)?;
         if manifest.actor != *actor || manifest.id != id {
             let what = format!("its manifest is that of {} of {}", manifest.id, manifest.actor);
@@ -220,28 +284,34 @@ impl Snapshots {
         }
         let stamps = manifest.files.iter().map(|file| check_size(&dir, file));
         let stamps = stamps.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
-        let key = (actor.clone(), id.to_owned());
         let known = self.lock().get(&key).is_some_and(|entry| {
             entry.manifest == manifest && entry.hashed.as_ref() == Some(&stamps)
         });
         if !known {
             let names: Vec<_> = manifest.files.iter().map(|file| file.name.clone()).collect();
-            let hashed =
-                manifest::hash_all(&dir, &names, false).map_err(|e| corrupt(e.to_string()))?;
-            let (entries, stamps): (Vec<_>, Vec<_>) = hashed.into_iter().unzip();
-            let bad = entries.iter().zip(&manifest.files).find(|(found, wanted)| found != wanted);
-            if let Some((found, _)) = bad {
-                return Err(corrupt(format!("{} has other contents", found.name)));
+            let hashed = chunks::hash_all(&dir, &names, false);
+            let hashed = hashed.map_err(|e| corrupt(e.to_string()))?;
+            let mut both = hashed.iter().zip(&manifest.files);
+            if let Some((found, _)) = both.find(|(found, wanted)| found.entry != **wanted) {
+                return Err(corrupt(format!("{} has other contents", found.entry.name)));
             }
-            let entry = Entry { manifest: manifest.clone(), hashed: Some(stamps) };
-            self.lock().insert(key, entry);
+            if let Some(entry) = self.lock().get_mut(&key) {
+                entry.manifest = manifest.clone();
+                entry.hashed = Some(hashed.into_iter().map(|file| file.stamp).collect());
+            }
         }
         self.check_fit(&manifest, runtime, version)
             .map_err(|why| Unusable::Unfit { id: id.into(), why })?;
-        Ok(dir)
+        Ok(Image { dir, _in_use: in_use.unwrap_or_default() })
     }
 
-    fn check_fit(&self, manifest: &Manifest, runtime: &str, version: &str) -> Result<(), String> {
+    /// Why a snapshot cannot be restored here.
+    pub(crate) fn check_fit(
+        &self,
+        manifest: &Manifest,
+        runtime: &str,
+        version: &str,
+    ) -> Result<(), String> {
         if (manifest.runtime.as_str(), manifest.runtime_version.as_str()) != (runtime, version) {
             return Err(format!(
                 "it was taken by {} {}, this node has {runtime} {version}",
@@ -276,7 +346,80 @@ impl Snapshots {
     }
 
     pub(crate) fn list(&self, node: &str) -> Vec<proto::Snapshot> {
-        self.lock().values().map(|entry| to_proto(&entry.manifest, node)).collect()
+        self.lock().values().map(|entry| self.view(entry, node)).collect()
+    }
+
+    /// As others see a snapshot.
+    pub(crate) fn told(&self, actor: &ActorKey, id: &str, node: &str) -> Option<proto::Snapshot> {
+        let index = self.lock();
+        index.get(&(actor.clone(), id.to_owned())).map(|entry| self.view(entry, node))
+    }
+
+    /// Where a snapshot's files are, for one who reads them. They may be deleted meanwhile.
+    pub(crate) fn files(&self, actor: &ActorKey, id: &str) -> Option<(PathBuf, Manifest)> {
+        Some((self.dir(actor).join(id), self.get(actor, id)?))
+    }
+
+    /// Those that are to be uploaded, with the time from which.
+    pub(crate) fn to_upload(&self) -> Vec<(ActorKey, String, u64)> {
+        let index = self.lock();
+        let due = index.iter().filter_map(|((actor, id), entry)| match entry.upload {
+            Upload::Due(from) => Some((actor.clone(), id.clone(), from)),
+            Upload::Never | Upload::Stored => None,
+        });
+        due.collect()
+    }
+
+    /// It is in the store. False when it is not here any more. Blocks.
+    pub(crate) fn stored(&self, actor: &ActorKey, id: &str) -> io::Result<bool> {
+        let mut index = self.lock();
+        let Some(entry) = index.get_mut(&(actor.clone(), id.to_owned())) else { return Ok(false) };
+        let path = self.dir(actor).join(id).join(UPLOAD);
+        files::write_json(&path, &Upload::Stored, Durability::Power)?;
+        entry.upload = Upload::Stored;
+        Ok(true)
+    }
+
+    /// Removes those that are in the store too and nobody uses, the longest unused first, until no more than `limit`
+    /// bytes of the disk are left. Blocks.
+    pub(crate) fn evict(&self, limit: u64) -> io::Result<u32> {
+        let mut graves = Vec::new();
+        {
+            let mut index = self.lock();
+            let mut disk: u64 = index.values().map(|entry| entry.disk).sum();
+            let free = |entry: &Entry| {
+                entry.upload == Upload::Stored && Arc::strong_count(&entry.in_use) == 1
+            };
+            let mut known: Vec<_> = index.iter().filter(|(_, entry)| free(entry)).collect();
+            known.sort_by_key(|(_, entry)| entry.used);
+            let mut victims = Vec::new();
+            for (key, entry) in known {
+                if disk <= limit {
+                    break;
+                }
+                disk = disk.saturating_sub(entry.disk);
+                victims.push(key.clone());
+            }
+            for (actor, id) in victims {
+                let dir = self.dir(&actor);
+                let grave = dir.join(format!("{DELETED}{id}"));
+                files::remove(&grave)?;
+                fs::rename(dir.join(&id), &grave)?;
+                index.remove(&(actor, id));
+                graves.push(grave);
+            }
+        }
+        graves.iter().try_for_each(|grave| files::remove(grave))?;
+        Ok(graves.len() as u32)
+    }
+
+    fn view(&self, entry: &Entry, node: &str) -> proto::Snapshot {
+        let storage = match entry.upload {
+            Upload::Stored => proto::Storage::Stored,
+            _ if self.stores => proto::Storage::Waiting,
+            _ => proto::Storage::Node,
+        };
+        proto::Snapshot { storage: storage.into(), ..to_proto(&entry.manifest, node) }
     }
 
     /// Bytes of all snapshots.
@@ -299,7 +442,28 @@ impl Snapshots {
     }
 }
 
-pub(crate) fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {
+impl Entry {
+    fn new(manifest: Manifest, hashed: Option<Vec<Stamp>>, upload: Upload, dir: &Path) -> Self {
+        let names = manifest.files.iter().map(|file| dir.join(&file.name));
+        let disk = names.filter_map(|path| fs::symlink_metadata(path).ok());
+        let disk = disk.map(|file| file.blocks() * 512).sum();
+        Self { manifest, hashed, upload, disk, used: unix_ms(), in_use: Arc::default() }
+    }
+}
+
+/// The manifest comes last.
+fn seal(
+    draft: Draft,
+    manifest: Manifest,
+    stamps: Vec<Stamp>,
+    upload: Upload,
+) -> io::Result<Sealed> {
+    files::write_json(&draft.dir.join(UPLOAD), &upload, Durability::Power)?;
+    files::write_json(&draft.dir.join(manifest::FILE), &manifest, Durability::Power)?;
+    Ok(Sealed { draft, manifest, stamps, upload })
+}
+
+fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {
     proto::Snapshot {
         actor: Some((&manifest.actor).into()),
         id: manifest.id.clone(),
@@ -309,6 +473,7 @@ pub(crate) fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {
         runtime: manifest.runtime.clone(),
         runtime_version: manifest.runtime_version.clone(),
         node: node.into(),
+        storage: proto::Storage::Node.into(),
     }
 }
 
@@ -327,7 +492,6 @@ fn read_manifest(dir: &Path) -> Result<Manifest, String> {
     let read = files::read_json::<serde_json::Value>(&path);
     let value = match read {
         Ok(Some(value)) => value,
-        Ok(None) if !dir.exists() => return Err("it is not on this node".into()),
         Ok(None) => return Err("its manifest is missing".into()),
         Err(error) => return Err(format!("its manifest cannot be read: {error}")),
     };
@@ -349,7 +513,7 @@ fn check_size(dir: &Path, file: &FileEntry) -> Result<Stamp, String> {
     Ok(stamp)
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as u64)
 }

@@ -20,3 +20,5 @@ mod isolation;
 mod lifecycle;
 #[path = "node/restart.rs"]
 mod restart;
+#[path = "node/store.rs"]
+mod store;

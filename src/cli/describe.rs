@@ -132,6 +132,7 @@ fn actor_page(actor: &ActorView, events: &[EventView]) -> Result<String> {
         ("Last active", ago(actor.last_active)),
         ("Snapshot", or(&actor.snapshot)),
         ("Snapshot taken", ago(actor.snapshot_time)),
+        ("Snapshot store", actor.snapshot_storage.map_or_else(none, str::to_owned)),
         ("Previous snapshot", or(&actor.previous_snapshot)),
         ("Restarts", actor.restarts.to_string()),
         ("Created", ago(actor.created)),

@@ -1,8 +1,11 @@
 //! `reveille node`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use reveille_api::net::{self, Address};
+use reveille_api::{
+    manifest::quantity::Bytes,
+    net::{self, Address},
+};
 use reveille_node::Cidr;
 
 use super::{Common, Role, Stop, role_error};
@@ -15,6 +18,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   reveille node --name n1 --workers 8 --allow-rootfs /srv/actors
+  reveille node --name n1 --store s3://snapshots/reveille --snapshot-cache 20Gi
   reveille node --name n1 --listen 0.0.0.0:8083 --advertise n1.example:8083 --control-plane control.example:8082 \\
     --tls-cert certs/node-n1.pem --tls-key certs/node-n1.key --tls-ca certs/ca.pem
 
@@ -56,9 +60,36 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
     #[command(flatten)]
+    snapshots: SnapshotArgs,
+    #[command(flatten)]
     common: Common,
     #[command(flatten)]
     tls: tls::Args,
+}
+
+/// Where snapshots are kept; `up` hands them on.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct SnapshotArgs {
+    /// Where snapshots go that other nodes can restore, the same for all nodes: file:///dir, s3://bucket/path, gs://… or az://…, with
+    /// credentials in AWS_…, GOOGLE_… or AZURE_… variables [default: they stay on their node]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+    /// Folder with a key for each namespace, NAMESPACE.key, 64 hexadecimal digits: what goes to the store is encrypted
+    #[arg(long, value_name = "DIR", requires = "store")]
+    store_keys: Option<PathBuf>,
+    /// Disk that snapshots may take on the node, like 20Gi: beyond it those leave that are in the store, the longest unused first
+    #[arg(long, value_name = "BYTES", requires = "store")]
+    snapshot_cache: Option<Bytes>,
+}
+
+impl SnapshotArgs {
+    /// As flags of `reveille node`.
+    pub(crate) fn flags(&self) -> Vec<(&'static str, OsString)> {
+        let store = self.store.as_ref().map(|url| ("--store", url.into()));
+        let keys = self.store_keys.as_ref().map(|dir| ("--store-keys", dir.into()));
+        let cache = self.snapshot_cache.map(|bytes| ("--snapshot-cache", bytes.to_string().into()));
+        store.into_iter().chain(keys).chain(cache).collect()
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -88,6 +119,9 @@ impl Role for Args {
             labels: self.label.into_iter().collect(),
             worker_cidr: self.worker_cidr,
             rootfs_allow: self.allow_rootfs,
+            store: self.snapshots.store,
+            store_keys: self.snapshots.store_keys,
+            snapshot_cache: self.snapshots.snapshot_cache.map(|bytes| bytes.0),
             ..default
         };
         let wrong = role_error("node");

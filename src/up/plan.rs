@@ -84,6 +84,9 @@ impl Plan {
                 for (name, path) in args.runtimes.named() {
                     line.with(&format!("--{name}"), path);
                 }
+                for (flag, value) in args.snapshots.flags() {
+                    line.with(flag, value);
+                }
                 for folder in self.allowed_folders() {
                     line.with("--allow-rootfs", folder);
                 }

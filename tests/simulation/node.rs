@@ -447,6 +447,7 @@ impl Machine {
             runtime: "gvisor".into(),
             runtime_version: "1".into(),
             node: self.name.into(),
+            ..Default::default()
         }
     }
 

@@ -11,6 +11,9 @@ const REASON_HEADER: &str = "reveille-reason";
 /// Trailer that tells when trying again may help, in milliseconds, where that is known.
 const RETRY_HEADER: &str = "reveille-retry-after-ms";
 
+/// Trailer of a node that cannot restore a snapshot which another one may restore.
+pub const UNFIT_HEADER: &str = "reveille-unfit";
+
 /// Why an operation failed. The message is for operators and logs; clients of actors see only the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]

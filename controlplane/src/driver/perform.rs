@@ -13,8 +13,10 @@ use super::{Done, Driver, Served, Waiter};
 use crate::{
     clock::millis,
     fleet::Fleet,
+    idle,
     lifecycle::{
         Actor, Cause, Effect, Event, Phase, Place, Serving, Snapshot, Source, State, StayedUp,
+        Storage,
     },
     nodes::{Agent, call::Refusal},
     placement::{Request, Status},
@@ -41,6 +43,11 @@ pub(super) fn valid_from(life: &Actor) -> Option<u64> {
 
 /// As the machine knows snapshots.
 pub(crate) fn snapshot(snapshot: proto::Snapshot, node: &str) -> Snapshot {
+    let storage = match snapshot.storage() {
+        proto::Storage::Node => Storage::Node,
+        proto::Storage::Waiting => Storage::Waiting,
+        proto::Storage::Stored => Storage::Stored,
+    };
     Snapshot {
         id: snapshot.id,
         node: if snapshot.node.is_empty() { node.to_owned() } else { snapshot.node },
@@ -49,6 +56,7 @@ pub(crate) fn snapshot(snapshot: proto::Snapshot, node: &str) -> Snapshot {
         created_unix_ms: snapshot.created_unix_ms,
         runtime: snapshot.runtime,
         runtime_version: snapshot.runtime_version,
+        storage,
     }
 }
 
@@ -99,6 +107,8 @@ impl Driver {
             runtime: spec.runtime.name(),
             selector: spec.worker_selector.clone(),
             node: source.snapshot().map(|snapshot| snapshot.node.clone()),
+            anywhere: source.snapshot().is_some_and(|s| s.storage == Storage::Stored),
+            avoid: self.unfit.clone(),
         };
         self.request = Some(request.clone());
         let placement = Arc::clone(&self.fleet.placement);
@@ -140,6 +150,7 @@ impl Driver {
         };
         let h2c = self.template.spec.protocol == Protocol::H2c;
         let (nodes, key) = (Arc::clone(&self.fleet.nodes), self.record.key.clone());
+        let (placement, wanted) = (Arc::clone(&self.fleet.placement), self.request.clone());
         let collected = self.collected();
         task::spawn(&mut self.errands, "activate", async move {
             collected.await;
@@ -155,6 +166,17 @@ impl Driver {
                 Err(Refusal::Failed(failure)) => {
                     Done::Event(Event::ActivateFailed { epoch, failure })
                 }
+                Err(Refusal::Unfit(failure)) => {
+                    let elsewhere = wanted.is_some_and(|mut request| {
+                        request.avoid.insert(place.node.clone());
+                        request.anywhere && placement.any_suitable(&request)
+                    });
+                    if elsewhere {
+                        Done::Unfit { epoch, node: place.node, failure }
+                    } else {
+                        Done::Event(Event::ActivateFailed { epoch, failure })
+                    }
+                }
                 Err(Refusal::NotRunning) => {
                     let failure = Failure::internal("the node knows nothing of it");
                     Done::Event(Event::ActivateFailed { epoch, failure })
@@ -168,6 +190,7 @@ impl Driver {
     }
 
     fn drain(&mut self, epoch: Epoch, term: u64, cause: Cause) {
+        self.cause = Some(cause);
         // Of an idle actor one wants to know whether it is idle, not wait until it is.
         let patience = match cause.basis() {
             Some(_) => Duration::ZERO,
@@ -188,11 +211,14 @@ impl Driver {
     }
 
     fn suspend(&mut self, epoch: Epoch, place: Place, id: String) {
+        let idle = &self.template.spec.idle;
+        let store_after = idle::store_after(idle, self.cause, self.fleet.clock.now());
         let request = proto::SuspendRequest {
             actor: Some((&self.record.key).into()),
             epoch: epoch.0,
             snapshot: id.clone(),
             deadline_ms: millis(self.fleet.timings.checkpoint),
+            store_after_ms: store_after.map(millis),
         };
         let nodes = Arc::clone(&self.fleet.nodes);
         // What is being deleted was chosen before this snapshot had a name.
@@ -224,7 +250,7 @@ impl Driver {
                     Event::Resumed { epoch, snapshot: id.clone() }
                 }
                 Ok(proto::SuspendReply { outcome: None }) => failed("no outcome was told".into()),
-                Err(Refusal::Failed(failure)) => failed(failure.message),
+                Err(Refusal::Failed(failure) | Refusal::Unfit(failure)) => failed(failure.message),
                 Err(Refusal::Fenced) => failed("the node has seen a later epoch".into()),
                 // Neither the process nor its snapshot is there.
                 Err(Refusal::NotRunning) => gone(place.node.clone(), epoch),
@@ -240,7 +266,7 @@ impl Driver {
             let failed = |message: String| Event::FreezeFailed { epoch, message };
             Done::Event(match call {
                 Ok(_) => Event::Frozen(epoch),
-                Err(Refusal::Failed(failure)) => failed(failure.message),
+                Err(Refusal::Failed(failure) | Refusal::Unfit(failure)) => failed(failure.message),
                 Err(Refusal::Fenced) => failed("the node has seen a later epoch".into()),
                 Err(Refusal::NotRunning) => gone(place.node, epoch),
             })
@@ -341,6 +367,10 @@ impl Driver {
             life.snapshot.iter().chain(&life.previous).map(|s| s.node.clone()).collect();
         nodes.extend(life.place().map(|place| place.node.clone()));
         nodes.extend(self.record.node.clone());
+        // What is in the store any node of it can delete.
+        if life.snapshot.iter().chain(&life.previous).any(|s| s.storage == Storage::Stored) {
+            nodes.extend(self.fleet.placement.with_store());
+        }
         nodes.sort();
         nodes.dedup();
         // A node that is away finds out when it registers: nothing there is of an actor that exists.

@@ -48,6 +48,8 @@ impl Actor {
             Event::NotPlaced(failure) => self.not_placed(failure),
             Event::Activated { epoch, endpoint, h2c } => self.activated(epoch, endpoint, h2c),
             Event::ActivateFailed { epoch, failure } => self.activate_failed(rules, epoch, failure),
+            Event::Elsewhere { epoch, failure } => self.elsewhere(epoch, failure),
+            Event::Stored(id) => self.stored_now(&id),
             Event::Fenced { epoch, seen } => self.fenced(epoch, seen),
             Event::Drained { epoch, term, in_flight, last_active, silent, snapshot } => {
                 let quiet = !silent && in_flight == 0;
@@ -233,6 +235,16 @@ impl Actor {
             }
         };
         step.effects.push(note);
+        step
+    }
+
+    /// Once more, and the driver remembers which nodes it is not to be.
+    fn elsewhere(&mut self, epoch: Epoch, failure: Failure) -> Step {
+        let Some((source, place, _)) = self.starting(epoch) else { return Step::nothing() };
+        let mut step = self.place_for(source, Rest::Failed(failure.clone().into()));
+        step.write = Write::First;
+        step.effects.insert(0, Effect::Free(epoch, place));
+        step.effects.push(Effect::Note(Note::Elsewhere(failure)));
         step
     }
 

@@ -1,5 +1,7 @@
 //! The way down: suspend, stop, delete; and what calls it off.
 
+use std::collections::BTreeSet;
+
 use reveille_api::{Epoch, Failure, Reason};
 
 use super::{
@@ -135,11 +137,14 @@ impl Actor {
             return Step::nothing();
         };
         let (place, goal) = (checkpointing.activation.place.clone(), checkpointing.goal);
+        let known = self.snapshot.iter().chain(&self.previous).map(|snapshot| &snapshot.node);
+        // Also where it was before it moved.
+        let nodes: BTreeSet<_> = known.chain([&place.node]).cloned().collect();
         self.previous = self.usable(&checkpointing.activation).or(self.previous.take());
         self.snapshot = Some(snapshot.clone());
-        let collect = Effect::Collect(place.node.clone());
         let note = Effect::Note(Note::Suspended(snapshot));
-        let mut effects = vec![Effect::Free(epoch, place), note, collect];
+        let mut effects = vec![Effect::Free(epoch, place), note];
+        effects.extend(nodes.into_iter().map(Effect::Collect));
         self.state = State::Rest(match goal {
             // Nothing is saved of what is to be deleted.
             Goal::Freeze | Goal::Suspend | Goal::Delete => Rest::Suspended,

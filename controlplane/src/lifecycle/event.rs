@@ -89,6 +89,15 @@ pub enum Event {
         /// Why.
         failure: Failure,
     },
+    /// The node: this snapshot does not fit it, and nothing is left. It is in the store, and there are other nodes.
+    Elsewhere {
+        /// Quoted.
+        epoch: Epoch,
+        /// Why.
+        failure: Failure,
+    },
+    /// A node: this snapshot is in the store now.
+    Stored(String),
     /// The node has seen a higher epoch than the one asked for.
     Fenced {
         /// Quoted.
@@ -202,6 +211,8 @@ pub enum Kind {
     NotPlaced,
     Activated,
     ActivateFailed,
+    Elsewhere,
+    Stored,
     Fenced,
     Drained,
     Frozen,
@@ -233,6 +244,8 @@ impl Event {
             Self::NotPlaced(_) => Kind::NotPlaced,
             Self::Activated { .. } => Kind::Activated,
             Self::ActivateFailed { .. } => Kind::ActivateFailed,
+            Self::Elsewhere { .. } => Kind::Elsewhere,
+            Self::Stored(_) => Kind::Stored,
             Self::Fenced { .. } => Kind::Fenced,
             Self::Drained { .. } => Kind::Drained,
             Self::Frozen(_) => Kind::Frozen,
@@ -386,6 +399,10 @@ pub enum Note {
     Lost(String),
     /// Its node is back, and it was running there all the time.
     FoundAgain,
+    /// A snapshot is in the store.
+    Stored(String),
+    /// A snapshot does not fit the node that was chosen; another one is tried.
+    Elsewhere(Failure),
     /// A snapshot was committed although we had not heard of it.
     SnapshotAdopted(String),
     /// An activation that should not be was destroyed.

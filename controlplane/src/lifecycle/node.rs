@@ -4,7 +4,7 @@ use reveille_api::Epoch;
 
 use super::{
     Actor, Cause, Draining, Effect, Frozen, Goal, Ice, Lost, Note, Place, Rest, Running, Serving,
-    Snapshot, Stage, State, Step, Survivor, Waking,
+    Snapshot, Stage, State, Step, Storage, Survivor, Waking,
 };
 
 impl Actor {
@@ -143,6 +143,17 @@ impl Actor {
         // A wake that waited for a worker begins again, now from this snapshot.
         self.state = State::Rest(rest);
         Step::first(effects)
+    }
+
+    pub(super) fn stored_now(&mut self, id: &str) -> Step {
+        let mut kept = self.snapshot.iter_mut().chain(&mut self.previous);
+        match kept.find(|snapshot| snapshot.id == id) {
+            Some(snapshot) if snapshot.storage != Storage::Stored => {
+                snapshot.storage = Storage::Stored;
+                Step::first(vec![Effect::Note(Note::Stored(id.to_owned()))])
+            }
+            _ => Step::nothing(),
+        }
     }
 
     /// A node remembers a higher epoch than the store: the store is older. Never fall behind it.

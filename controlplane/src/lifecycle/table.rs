@@ -17,12 +17,14 @@ pub const ROWS: &[Row] = {
         (Suspended, K::Stop, &[Stopped]),
         (Suspended, K::Delete, &[Deleting]),
         (Suspended, K::Found, &[Suspended]),
+        (Suspended, K::Stored, &[Suspended]),
         (Suspended, K::Seen, &[Suspended]),
 
         (Stopped, K::Wake, &[Stopped, Placing]),
         (Stopped, K::Delete, &[Deleting]),
         (Stopped, K::Found, &[Stopped, Draining]),
         (Stopped, K::Absent, &[Stopped]),
+        (Stopped, K::Stored, &[Stopped]),
         (Stopped, K::Seen, &[Stopped]),
 
         (Lost, K::Wake, &[Lost, Placing]),
@@ -30,12 +32,14 @@ pub const ROWS: &[Row] = {
         (Lost, K::Delete, &[Deleting]),
         (Lost, K::Found, &[Lost, Running, Frozen]),
         (Lost, K::Absent, &[Lost, Suspended]),
+        (Lost, K::Stored, &[Lost]),
         (Lost, K::Seen, &[Lost]),
 
         (Failed, K::Wake, &[Failed, Placing]),
         (Failed, K::Stop, &[Stopped]),
         (Failed, K::Delete, &[Deleting]),
         (Failed, K::Found, &[Failed]),
+        (Failed, K::Stored, &[Failed]),
         (Failed, K::Seen, &[Failed]),
 
         (Placing, K::Wake, &[Placing]),
@@ -45,16 +49,19 @@ pub const ROWS: &[Row] = {
         (Placing, K::NotPlaced, &[Suspended, Stopped, Lost, Failed]),
         (Placing, K::Found, &[Placing, Running, Frozen]),
         (Placing, K::Absent, &[Placing, Suspended]),
+        (Placing, K::Stored, &[Placing]),
         (Placing, K::Seen, &[Placing]),
 
         (Starting, K::Wake, &[Starting]),
         (Starting, K::Delete, &[Deleting]),
         (Starting, K::Activated, &[Running, Failed]),
         (Starting, K::ActivateFailed, &[Starting, Placing, Failed]),
+        (Starting, K::Elsewhere, &[Placing]),
         (Starting, K::Fenced, &[Starting, Failed]),
         (Starting, K::Exited, &[Starting]),
         (Starting, K::Found, &[Starting]),
         (Starting, K::DeadlinePassed, &[Failed]),
+        (Starting, K::Stored, &[Starting]),
         (Starting, K::Recover, &[Starting]),
 
         (Running, K::Wake, &[Running]),
@@ -66,6 +73,7 @@ pub const ROWS: &[Row] = {
         (Running, K::NodeLost, &[Lost]),
         (Running, K::Found, &[Running, Thawing]),
         (Running, K::Absent, &[Lost]),
+        (Running, K::Stored, &[Running]),
         (Running, K::Recover, &[Running]),
 
         (Draining, K::Wake, &[Draining, Running]),
@@ -79,6 +87,7 @@ pub const ROWS: &[Row] = {
         (Draining, K::Found, &[Draining]),
         (Draining, K::Absent, &[Lost, Stopped, Deleting]),
         (Draining, K::DeadlinePassed, &[Running, Deleting]),
+        (Draining, K::Stored, &[Draining]),
         (Draining, K::Recover, &[Running, Draining]),
 
         (Freezing, K::Wake, &[Freezing]),
@@ -123,6 +132,7 @@ pub const ROWS: &[Row] = {
         (Checkpointing, K::Found, &[Checkpointing]),
         (Checkpointing, K::Absent, &[Suspended, Stopped, Lost]),
         (Checkpointing, K::DeadlinePassed, &[Checkpointing, Lost, Stopped]),
+        (Checkpointing, K::Stored, &[Checkpointing]),
         (Checkpointing, K::Recover, &[Checkpointing]),
 
         (Deleting, K::Wake, &[Deleting]),

@@ -25,6 +25,7 @@ fn snapshot(id: &str, epoch: u64) -> Snapshot {
         created_unix_ms: 0,
         runtime: "gvisor".into(),
         runtime_version: "1".into(),
+        storage: Storage::Waiting,
     }
 }
 
@@ -363,6 +364,51 @@ fn a_lost_actor_wakes_from_its_snapshot_or_is_refused_without_one() {
     run(&mut actor, RULES, up);
     let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
     assert_eq!(step.effects, [Effect::Place(Source::Current(snapshot("s1-0", 1)))]);
+}
+
+#[test]
+fn a_snapshot_is_known_to_be_stored_whatever_state_its_actor_is_in() {
+    let stored = || Event::Stored("s1-0".into());
+    let of = |actor: &Actor, id: &str| actor.lacks_in_store(id);
+    let mut asleep = suspended();
+    assert_eq!(asleep.apply(RULES, Event::Stored("s9".into())), Step::nothing());
+    assert!(of(&asleep, "s1-0"));
+    assert_eq!(asleep.apply(RULES, stored()).write, Write::First);
+    assert!(!of(&asleep, "s1-0"));
+    assert_eq!(asleep.apply(RULES, stored()), Step::nothing());
+
+    let mut later = twice_suspended();
+    run(&mut later, RULES, [Event::Wake(Asker::Traffic), Event::Placed(place(0)), stored()]);
+    assert!(!of(&later, "s1-0") && of(&later, "s2-0"));
+    assert_eq!(later.phase(), Phase::Starting);
+}
+
+#[test]
+fn a_snapshot_that_does_not_fit_a_node_is_restored_by_another() {
+    let mut actor = suspended();
+    let unfit = Event::Elsewhere { epoch: Epoch(2), failure: failure(Reason::RestoreFailed) };
+    let woken = [Event::Wake(Asker::Traffic), Event::Placed(place(0)), unfit.clone()];
+    let step = run(&mut actor, RULES, woken);
+    assert_eq!(actor.phase(), Phase::Placing);
+    assert_eq!(step.effects[0], Effect::Free(Epoch(2), place(0)));
+    assert_eq!(step.effects[1], Effect::Place(Source::Current(snapshot("s1-0", 1))));
+    assert_eq!(actor.apply(RULES, unfit), Step::nothing());
+    run(&mut actor, RULES, [Event::Placed(place(1)), activated(3)]);
+    assert_eq!((actor.phase(), actor.place()), (Phase::Running, Some(&place(1))));
+}
+
+#[test]
+fn after_a_move_the_old_node_is_told_what_is_not_needed_any_more() {
+    let mut actor = suspended();
+    let there = Place { node: "n2".into(), worker: "n2-0".into() };
+    let moved = [Event::Wake(Asker::Traffic), Event::Placed(there), activated(2)];
+    run(&mut actor, RULES, moved);
+    run(&mut actor, RULES, [user_suspend(), drained(2, 0)]);
+    let taken = Snapshot { node: "n2".into(), ..snapshot("s2-0", 2) };
+    let step = actor.apply(RULES, Event::Committed { epoch: Epoch(2), snapshot: taken });
+    for node in ["n1", "n2"] {
+        assert!(step.effects.contains(&Effect::Collect(node.into())), "{node}: {step:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use reveille_api::{ActorKey, Epoch, Failure, Reason, proto};
+use reveille_api::{ActorKey, Epoch, Failure, Reason, failure::UNFIT_HEADER, proto};
 use tonic::{Code, Status};
 
 use super::{Agent, Nodes, agent::Reply};
@@ -23,6 +23,8 @@ pub enum Refusal {
     NotRunning,
     /// It failed, and nothing of it is left.
     Failed(Failure),
+    /// As `Failed`; another node may be able to.
+    Unfit(Failure),
 }
 
 /// Nothing when the outcome is unknown: the connection broke, or the agent is not there.
@@ -31,6 +33,7 @@ fn refusal(status: &Status) -> Option<Refusal> {
     let named = Failure::from_status(status, Reason::Internal);
     let has_reason = status.metadata().contains_key("reveille-reason");
     match status.code() {
+        _ if status.metadata().contains_key(UNFIT_HEADER) => Some(Refusal::Unfit(named)),
         _ if has_reason => Some(Refusal::Failed(named)),
         Code::FailedPrecondition => Some(Refusal::Fenced),
         Code::NotFound => Some(Refusal::NotRunning),
@@ -96,7 +99,7 @@ impl Nodes {
                         break;
                     }
                 }
-                Err(Refusal::Failed(failure)) => {
+                Err(Refusal::Failed(failure) | Refusal::Unfit(failure)) => {
                     tracing::warn!(%actor, %epoch, %failure, "an activation is not destroyed yet");
                 }
             }

@@ -16,7 +16,7 @@ use super::Session;
 use crate::{
     driver::snapshot,
     fleet::Fleet,
-    lifecycle::{Event, Place, Snapshot},
+    lifecycle::{Event, Place, Snapshot, Storage},
     placement::{NodeSlots, Status},
 };
 
@@ -60,6 +60,7 @@ pub async fn reconcile(
                 labels: register.labels.clone().into_iter().collect(),
                 runtimes: register.runtimes.iter().map(|runtime| runtime.name.clone()).collect(),
                 freezes: register.freezes,
+                store: register.store,
             },
         );
     }
@@ -103,6 +104,11 @@ async fn settle(fleet: &Arc<Fleet>, node: &str, key: &ActorKey, here: &Here) {
         // Its worker is not free, whatever becomes of it.
         fleet.placement.occupy(&place, key, epoch, Status::Leaving(None));
         fleet.tell(key, Event::Found { place, epoch, serving, frozen }).await;
+    }
+    for taken in here.snapshots.iter().filter(|s| s.storage == Storage::Stored) {
+        if record.life.lacks_in_store(&taken.id) {
+            fleet.tell(key, Event::Stored(taken.id.clone())).await;
+        }
     }
     // A snapshot that was being taken when we last heard may be there, without the activation.
     let pending = |id: &str| record.life.needs(id) && !known(&record.life, id);

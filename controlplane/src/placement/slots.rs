@@ -20,6 +20,8 @@ pub struct NodeSlots {
     pub runtimes: Vec<String>,
     /// It can freeze.
     pub freezes: bool,
+    /// It has the store.
+    pub store: bool,
 }
 
 /// One worker, for people.
@@ -77,8 +79,13 @@ impl Inner {
     pub(super) fn suitable(&self, request: &Request) -> Vec<(&str, Vec<&Place>)> {
         let mut suitable = Vec::new();
         for (node, slots) in &self.nodes {
-            let wanted = request.node.as_ref().is_none_or(|n| n == node);
-            if !slots.ready || !wanted || !slots.runtimes.iter().any(|r| r == request.runtime) {
+            let home = request.node.as_ref().is_none_or(|n| n == node);
+            let wanted = home || request.anywhere && slots.store;
+            if !slots.ready
+                || !wanted
+                || request.avoid.contains(node)
+                || !slots.runtimes.iter().any(|r| r == request.runtime)
+            {
                 continue;
             }
             // Slots of one pool lie side by side.
@@ -106,20 +113,24 @@ impl Inner {
         })
     }
 
-    /// A free worker, on the node with the most of them: the one free for longest, because its node needs a moment
+    /// A free worker, on the node that has the snapshot, else on the node with the most of them: the one free for longest, because its node needs a moment
     /// to make a worker ready again.
     pub(super) fn free_for(&self, request: &Request) -> Option<Place> {
-        let free = self.suitable(request).into_iter().map(|(_, mut workers)| {
+        let free = self.suitable(request).into_iter().map(|(node, mut workers)| {
             workers.retain(|place| !self.occupants.contains_key(&place.worker));
-            workers
+            (request.node.as_deref() == Some(node) && !workers.is_empty(), workers)
         });
         // The first of equals, as `max_by_key` would not choose.
-        let most = free.rev().max_by_key(Vec::len)?.into_iter();
-        most.min_by_key(|place| self.freed.get(&place.worker).copied().unwrap_or(0)).cloned()
+        let best = free.rev().max_by_key(|(home, workers)| (*home, workers.len()));
+        best?
+            .1
+            .into_iter()
+            .min_by_key(|place| self.freed.get(&place.worker).copied().unwrap_or(0))
+            .cloned()
     }
 
     pub(super) fn explain(&self, request: &Request) -> String {
-        if let Some(node) = &request.node
+        if let Some(node) = request.node.as_ref().filter(|_| !request.anywhere)
             && !self.nodes.get(node).is_some_and(|slots| slots.ready)
         {
             return format!("its snapshot is on node {node}, which is not ready");
@@ -133,7 +144,7 @@ impl Inner {
             return format!("no ready worker with runtime {} matches {labels:?}", request.runtime);
         }
         let used = suitable.iter().filter(|p| self.occupants.contains_key(&p.worker)).count();
-        match &request.node {
+        match request.node.as_ref().filter(|_| !request.anywhere) {
             Some(node) => format!("{used} of {} workers in use on {node}", suitable.len()),
             None => format!("{used} of {} workers in use", suitable.len()),
         }

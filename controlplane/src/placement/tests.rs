@@ -12,7 +12,8 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 fn slots(workers: u32) -> NodeSlots {
     let labels = labels(&[("zone", "a")]);
-    NodeSlots { ready: true, workers, labels, runtimes: vec!["gvisor".into()], freezes: true }
+    let runtimes = vec!["gvisor".into()];
+    NodeSlots { ready: true, workers, labels, runtimes, freezes: true, store: true }
 }
 
 fn request(namespace: &str, name: &str) -> Request {
@@ -21,6 +22,8 @@ fn request(namespace: &str, name: &str) -> Request {
         runtime: "gvisor",
         selector: Selector::default(),
         node: None,
+        anywhere: false,
+        avoid: BTreeSet::new(),
     }
 }
 
@@ -153,6 +156,26 @@ fn pools_take_slots_by_name_and_templates_select_them_by_label() {
     assert_eq!(placement.explain(&tier("fast", "b")), "1 of 1 workers in use");
     assert!(placement.explain(&tier("gpu", "b")).starts_with("no ready worker with runtime"));
     assert_eq!(at_once(&placement, tier("slow", "c")).unwrap().worker, "n1-1");
+}
+
+#[test]
+fn a_snapshot_in_the_store_is_restored_elsewhere_only_when_its_node_has_no_place_or_cannot() {
+    let placement = placement(1);
+    placement.node_up("n2", slots(5));
+    placement.node_up("n3", NodeSlots { store: false, ..slots(9) });
+    let named =
+        |name: &str| Request { node: Some("n1".into()), anywhere: true, ..request("demo", name) };
+    let avoid = |nodes: &[&str]| nodes.iter().map(ToString::to_string).collect();
+    let unfit = Request { avoid: avoid(&["n1"]), ..named("a") };
+    assert_eq!(at_once(&placement, unfit).unwrap().node, "n2");
+    let nowhere = Request { avoid: avoid(&["n1", "n2"]), ..named("a") };
+    assert!(!placement.any_suitable(&nowhere), "n3 has no store");
+    assert_eq!(at_once(&placement, named("a")).unwrap().node, "n1");
+    assert_eq!(at_once(&placement, named("b")).unwrap().node, "n2");
+    placement.node_down("n1");
+    assert_eq!(at_once(&placement, named("c")).unwrap().node, "n2");
+    placement.node_down("n2");
+    assert_eq!(at_once(&placement, named("d")), None);
 }
 
 #[test]

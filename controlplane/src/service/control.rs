@@ -200,7 +200,8 @@ impl Control for ControlService {
         let request = request.into_inner();
         self.check_namespace(&request)?;
         let records = self.fleet.views(&request.namespace).map_err(store)?;
-        let items = records.iter().flat_map(|record| view::snapshots(record)).collect();
+        let items =
+            records.iter().flat_map(|record| view::snapshots(&self.fleet, record)).collect();
         Ok(Response::new(proto::ListSnapshotsReply { items }))
     }
 

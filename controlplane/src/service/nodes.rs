@@ -137,11 +137,20 @@ async fn listen(
                 }
             }
             Some(Report::Exited(exited)) => tell_exited(fleet, &session.node, exited).await,
+            Some(Report::Stored(stored)) => tell_stored(fleet, stored).await,
             Some(Report::Register(_)) => {
                 return Err(Status::invalid_argument("Register comes once, first"));
             }
             None => {}
         }
+    }
+}
+
+async fn tell_stored(fleet: &Arc<Fleet>, stored: proto::Stored) {
+    let Ok(key) = reveille_api::ActorKey::try_from(stored.actor) else { return };
+    let needs = |record: Arc<crate::record::ActorRecord>| record.life.needs(&stored.snapshot);
+    if fleet.view(&key).is_ok_and(|view| view.is_some_and(needs)) {
+        fleet.tell(&key, crate::lifecycle::Event::Stored(stored.snapshot)).await;
     }
 }
 

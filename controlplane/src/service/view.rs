@@ -7,7 +7,7 @@ use reveille_api::proto;
 use crate::{
     clock::{millis, unix_ms},
     fleet::Fleet,
-    lifecycle::{self, Phase, Rest, State},
+    lifecycle::{self, Phase, Rest, State, Storage},
     record::{ActorRecord, EventRecord, TemplateRecord},
 };
 
@@ -23,7 +23,7 @@ pub(super) fn actor(fleet: &Fleet, record: &ActorRecord) -> proto::Actor {
     proto::Actor {
         actor: Some((&record.key).into()),
         template: record.template.clone(),
-        state: state(life.phase()).into(),
+        state: state(life).into(),
         reason,
         message,
         epoch: life.epoch.0,
@@ -41,12 +41,19 @@ pub(super) fn actor(fleet: &Fleet, record: &ActorRecord) -> proto::Actor {
             kind: proto::WakeKind::from(wake.kind).into(),
             phases: Some(wake.phases.into()),
         }),
+        snapshot_storage: life.snapshot.as_ref().map(storage).unwrap_or_default().into(),
         previous_snapshot: life.previous.as_ref().map(|s| s.id.clone()).unwrap_or_default(),
     }
 }
 
-fn state(phase: Phase) -> proto::ActorState {
-    match phase {
+fn state(life: &lifecycle::Actor) -> proto::ActorState {
+    match life.phase() {
+        // It sleeps on its node only, and there is a store that it could be in.
+        Phase::Suspended
+            if life.snapshot.as_ref().is_some_and(|s| s.storage == Storage::Waiting) =>
+        {
+            proto::ActorState::Paused
+        }
         Phase::Suspended => proto::ActorState::Suspended,
         Phase::Stopped | Phase::Deleting => proto::ActorState::Stopped,
         Phase::Lost => proto::ActorState::Lost,
@@ -81,7 +88,7 @@ fn why(life: &lifecycle::Actor) -> (String, String) {
     }
 }
 
-pub(super) fn snapshots(record: &ActorRecord) -> Vec<proto::SnapshotView> {
+pub(super) fn snapshots(fleet: &Fleet, record: &ActorRecord) -> Vec<proto::SnapshotView> {
     let life = &record.life;
     let view = |snapshot: &lifecycle::Snapshot, current| proto::SnapshotView {
         snapshot: Some(proto::Snapshot {
@@ -93,11 +100,27 @@ pub(super) fn snapshots(record: &ActorRecord) -> Vec<proto::SnapshotView> {
             runtime: snapshot.runtime.clone(),
             runtime_version: snapshot.runtime_version.clone(),
             node: snapshot.node.clone(),
+            storage: storage(snapshot).into(),
         }),
         current,
+        upload: fleet.nodes.upload(&snapshot.node, &record.key, &snapshot.id).map(
+            |(done_bytes, total_bytes)| proto::Upload {
+                done_bytes,
+                total_bytes,
+                ..Default::default()
+            },
+        ),
     };
     let current = life.snapshot.iter().map(|snapshot| view(snapshot, true));
     current.chain(life.previous.iter().map(|snapshot| view(snapshot, false))).collect()
+}
+
+fn storage(snapshot: &lifecycle::Snapshot) -> proto::Storage {
+    match snapshot.storage {
+        Storage::Node => proto::Storage::Node,
+        Storage::Waiting => proto::Storage::Waiting,
+        Storage::Stored => proto::Storage::Stored,
+    }
 }
 
 pub(super) fn template(record: &TemplateRecord, actors: u32) -> proto::Template {

@@ -1,14 +1,23 @@
 //! From nothing to an activation that answers.
 //!
 //! ```text
-//!  lease the slot ─▶ check the snapshot ─▶ record `Starting` ─▶ start or restore ────┬▶ record `Serving`
+//!  lease the slot ─▶ fetch, check the snapshot ─▶ record `Starting` ─▶ start or restore ────┬▶ record `Serving`
 //!                                                             ∥ endpoint open, probe ┘
 //!  fetch                                                      restore      ready
 //! ```
 //!
 //! Whatever fails, and also a deadline or a cancellation, leaves nothing behind that runs or can be reached.
 
-use std::{net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reveille_api::{ActorKey, Epoch, Failure, Reason, manifest::ActorTemplateSpec};
 use tokio::time::Instant;
@@ -22,7 +31,8 @@ use crate::{
     record::{ActivationRecord, Fence, Phase, Record},
     runtime::{Runtime, Sandbox},
     slots::{Lease, Refused},
-    snapshots::Unusable,
+    snapshots::{Image, Unusable},
+    store, uploads,
 };
 
 /// A request to activate.
@@ -71,12 +81,21 @@ pub(super) async fn activate(
         Refused::Occupied(..) => Failure::new(Reason::NoCapacity, refused.to_string()).into(),
     })?;
     let sandbox = core.sandbox_id(&actor, request.epoch);
-    let attempt = Attempt { core: &core, runtime, actor: &actor, fence, request: &request, begin };
+    let fetching = AtomicBool::new(false);
+    let attempt = Attempt {
+        core: &core,
+        runtime,
+        actor: &actor,
+        fence,
+        request: &request,
+        begin,
+        fetching: &fetching,
+    };
     let launched = tokio::select! {
         biased;
         launched = attempt.launch(&mut lease, sandbox.clone(), rootfs) => launched,
         () = tokio::time::sleep_until(deadline) => {
-            Err(attempt.failure(format!("not done within {:?}", request.deadline)))
+            Err(attempt.too_late())
         }
         () = cancel.cancelled() => Err(cancelled()),
     };
@@ -105,6 +124,7 @@ struct Attempt<'a> {
     fence: Fence,
     request: &'a Activate,
     begin: Instant,
+    fetching: &'a AtomicBool,
 }
 
 impl Attempt<'_> {
@@ -116,7 +136,7 @@ impl Attempt<'_> {
     ) -> Result<(ActivationRecord, Process, Activated), OpError> {
         let (core, spec) = (self.core, &self.request.template);
         let image = match &self.request.snapshot {
-            Some(snapshot) => Some(self.verify(snapshot.clone()).await?),
+            Some(snapshot) => Some(self.image(snapshot).await?),
             None => None,
         };
         let endpoint =
@@ -154,7 +174,7 @@ impl Attempt<'_> {
         let check = Check::new(SocketAddr::V4(endpoint), self.actor, spec);
         let launched = async {
             let launched = match &image {
-                Some(image) => self.runtime.restore(&sandbox, image).await,
+                Some(image) => self.runtime.restore(&sandbox, &image.dir).await,
                 None => self.runtime.start(&sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
@@ -203,20 +223,50 @@ impl Attempt<'_> {
         Ok((record, process, reply))
     }
 
-    async fn verify(&self, snapshot: String) -> Result<PathBuf, OpError> {
-        let (core, actor) = (self.core.clone(), self.actor.clone());
+    /// The snapshot, whole and on this node.
+    async fn image(&self, snapshot: &str) -> Result<Image, OpError> {
+        match (self.verify(snapshot).await?, &self.core.store) {
+            (Ok(image), _) => Ok(image),
+            (Err(Unusable::Absent { .. }), Some(store)) => {
+                let fetched = self.fetch(store, snapshot).await?;
+                let image = self.verify(snapshot).await?.map_err(unusable)?;
+                drop(fetched);
+                uploads::make_room(self.core);
+                Ok(image)
+            }
+            (Err(error), _) => Err(unusable(error)),
+        }
+    }
+
+    async fn verify(&self, snapshot: &str) -> Result<Result<Image, Unusable>, OpError> {
+        let (core, actor, snapshot) = (self.core.clone(), self.actor.clone(), snapshot.to_owned());
         let runtime = self.runtime.clone();
         let verified = files::blocking(move || {
             Ok(core.snapshots.verify(&actor, &snapshot, runtime.name(), runtime.version()))
         });
-        let verified = verified.await.map_err(|e| OpError::internal(e.to_string()))?;
-        verified.map_err(|error| {
-            let reason = match error {
-                Unusable::Corrupt { .. } => Reason::SnapshotCorrupt,
-                Unusable::Unfit { .. } => Reason::RestoreFailed,
-            };
-            Failure::new(reason, error.to_string()).into()
-        })
+        verified.await.map_err(|e| OpError::internal(e.to_string()))
+    }
+
+    /// It is not evicted while what this returns is held.
+    async fn fetch(&self, store: &store::Store, snapshot: &str) -> Result<Arc<()>, OpError> {
+        let core = self.core;
+        let (name, version) = (self.runtime.name().into(), self.runtime.version().into());
+        let runtime = store::Runtime { name, version };
+        self.fetching.store(true, Ordering::Relaxed);
+        let fetched =
+            core.fetches.fetch(store, &core.snapshots, self.actor, snapshot, runtime).await;
+        self.fetching.store(false, Ordering::Relaxed);
+        fetched.map_err(|error| not_fetched(snapshot, &error))
+    }
+
+    fn too_late(&self) -> OpError {
+        let limit = self.request.deadline;
+        if self.fetching.load(Ordering::Relaxed) {
+            // It goes on, and the next wake finds it further.
+            let message = format!("the snapshot was not fetched within {limit:?}");
+            return Failure::new(Reason::WakeTimeout, message).into();
+        }
+        self.failure(format!("not done within {limit:?}"))
     }
 
     fn save(&self, record: &ActivationRecord) -> Result<(), OpError> {
@@ -234,6 +284,30 @@ impl Attempt<'_> {
 
     fn ended(&self) -> OpError {
         self.failure(format!("the process ended before it was ready: {}", see_logs(self.actor)))
+    }
+}
+
+fn unusable(error: Unusable) -> OpError {
+    let message = error.to_string();
+    match error {
+        Unusable::Absent { .. } | Unusable::Corrupt { .. } => {
+            Failure::new(Reason::SnapshotCorrupt, message).into()
+        }
+        Unusable::Unfit { .. } => OpError::Unfit(Failure::new(Reason::RestoreFailed, message)),
+    }
+}
+
+fn not_fetched(snapshot: &str, error: &store::Error) -> OpError {
+    let message = format!("snapshot {snapshot}: {}", chain(error));
+    match error {
+        store::Error::Absent | store::Error::Corrupt(_) | store::Error::Damaged(_) => {
+            Failure::new(Reason::SnapshotCorrupt, message).into()
+        }
+        store::Error::Unfit(_) => OpError::Unfit(Failure::new(Reason::RestoreFailed, message)),
+        // That the store does not answer says nothing of the snapshot: no wake may go on without it for that.
+        store::Error::Store { .. } | store::Error::Keys(_) | store::Error::Local(_) => {
+            Failure::new(Reason::WakeTimeout, message).into()
+        }
     }
 }
 

@@ -23,7 +23,8 @@ use crate::{
     core::{Activation, Core, OpError},
     files,
     record::{Fence, Phase, Record},
-    snapshots::{self, Origin, Sealed},
+    snapshots::{Origin, Sealed, Upload, unix_ms},
+    uploads,
 };
 
 /// Tries to give an endpoint back, and the pause between them. After that the activation is of no use.
@@ -31,12 +32,27 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A request to suspend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Suspend {
     pub(crate) epoch: Epoch,
     /// The id of the new snapshot.
     pub(crate) snapshot: String,
     pub(crate) deadline: Duration,
+    /// How long the snapshot stays on this node only; for ever if nothing is said.
+    pub(crate) store_after: Option<Duration>,
+}
+
+impl Suspend {
+    /// True for a repeated call.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        (self.epoch, &self.snapshot) == (other.epoch, &other.snapshot)
+    }
+
+    /// From now on.
+    fn upload(&self) -> Upload {
+        let due = |after: Duration| unix_ms().saturating_add(after.as_millis() as u64);
+        self.store_after.map_or(Upload::Never, |after| Upload::Due(due(after)))
+    }
 }
 
 /// How a suspend ended.
@@ -119,7 +135,7 @@ pub(super) async fn suspend(
         Err(stop) => Err(stop),
     };
     let stop = match committed {
-        Ok(manifest) => {
+        Ok(_) => {
             // From here on the snapshot is the actor: nothing may run beside it.
             activation.end(&core).await;
             let fence = Fence { epoch: fence.epoch, ended: true };
@@ -128,7 +144,13 @@ pub(super) async fn suspend(
                 tracing::error!(%actor, %error, "the actor's record was not written");
             }
             tracing::info!(%actor, epoch = %request.epoch, snapshot = request.snapshot, "an actor sleeps");
-            return SuspendEnd::Committed(snapshots::to_proto(&manifest, &core.node));
+            core.uploads.look();
+            let taken = core.snapshots.told(&actor, &request.snapshot, &core.node);
+            uploads::make_room(&core);
+            return match taken {
+                Some(taken) => SuspendEnd::Committed(taken),
+                None => SuspendEnd::Lost("its snapshot is gone".into()),
+            };
         }
         Err(stop) => stop,
     };
@@ -197,6 +219,7 @@ impl Descent<'_> {
             template: record.template.clone(),
             runtime: activation.runtime.name().into(),
             runtime_version: activation.runtime.version().into(),
+            upload: self.request.upload(),
         };
         let core = core.clone();
         tokio::select! {

@@ -1,17 +1,12 @@
 //! [`Manifest`]: what a snapshot is, and proof that it is whole.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt,
-    path::Path,
-};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use reveille_api::{ActorKey, Epoch};
 use serde::{Deserialize, Serialize};
 
 /// Format of the manifest.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Its name beside the files it lists.
 pub(crate) const FILE: &str = "manifest.json";
 
@@ -39,6 +34,7 @@ pub(crate) struct Manifest {
 pub(crate) struct FileEntry {
     pub(crate) name: String,
     pub(crate) size: u64,
+    /// Of the digests of its [chunks](super::chunks), in their order.
     pub(crate) blake3: String,
 }
 
@@ -109,42 +105,6 @@ impl From<&fs::Metadata> for Stamp {
     }
 }
 
-/// Hashes every file of a directory, each on a thread of its own, and syncs them if asked to.
-pub(crate) fn hash_all(
-    dir: &Path,
-    names: &[String],
-    sync: bool,
-) -> io::Result<Vec<(FileEntry, Stamp)>> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            names.iter().map(|name| scope.spawn(move || hash(dir, name, sync))).collect();
-        let joined = threads.into_iter().map(|thread| match thread.join() {
-            Ok(hashed) => hashed,
-            Err(_) => Err(io::Error::other("a hashing thread panicked")),
-        });
-        joined.collect()
-    })
-}
-
-fn hash(dir: &Path, name: &str, sync: bool) -> io::Result<(FileEntry, Stamp)> {
-    let path = dir.join(name);
-    let context = |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
-    let mut file = File::open(&path).map_err(context)?;
-    if sync {
-        file.sync_all().map_err(context)?;
-    }
-    let before = Stamp::from(&file.metadata().map_err(context)?);
-    let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut file, &mut hasher).map_err(context)?;
-    if Stamp::from(&file.metadata().map_err(context)?) != before || size != before.size {
-        return Err(io::Error::other(format!("{name} changed while it was hashed")));
-    }
-    Ok((
-        FileEntry { name: name.into(), size, blake3: hasher.finalize().to_hex().to_string() },
-        before,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,18 +122,5 @@ mod tests {
         assert_eq!(large.missing_on(&small), ["avx512f"]);
         assert_eq!(machine("aarch64", &[]).missing_on(&small), ["aarch64"]);
         assert!(!Machine::detect().unwrap().cpu_features.is_empty());
-    }
-
-    #[test]
-    fn a_stamp_tells_a_file_from_one_with_a_byte_changed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        fs::write(&path, "abc").unwrap();
-        let names = ["a".to_owned()];
-        let (entry, stamp) = hash_all(dir.path(), &names, true).unwrap().remove(0);
-        assert_eq!(entry.blake3, blake3::hash(b"abc").to_hex().as_str());
-        assert_eq!((entry.size, Stamp::of(&path).unwrap()), (3, stamp));
-        fs::write(&path, "abd").unwrap();
-        assert_ne!(Stamp::of(&path).unwrap(), stamp);
     }
 }

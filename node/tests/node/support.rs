@@ -320,6 +320,7 @@ impl Node {
             epoch,
             snapshot: snapshot.into(),
             deadline_ms: 20_000,
+            store_after_ms: Some(0),
         };
         self.client.clone().suspend(request).await.map(tonic::Response::into_inner)
     }

@@ -1,7 +1,7 @@
 //! Actors, their snapshots and events.
 
 use jiff::Timestamp;
-use reveille_api::proto::{self, ActorState, WakeKind};
+use reveille_api::proto::{self, ActorState, Storage, WakeKind};
 use serde::Serialize;
 
 use super::{some, text, yes};
@@ -22,6 +22,8 @@ pub(crate) struct ActorView {
     pub(crate) endpoint: Option<String>,
     pub(crate) snapshot: Option<String>,
     pub(crate) snapshot_time: Option<Timestamp>,
+    /// "Node", "Waiting" or "Stored".
+    pub(crate) snapshot_storage: Option<&'static str>,
     pub(crate) previous_snapshot: Option<String>,
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) in_flight: u32,
@@ -59,6 +61,14 @@ fn state_name(state: ActorState) -> &'static str {
     }
 }
 
+fn storage_name(storage: Storage) -> &'static str {
+    match storage {
+        Storage::Node => "Node",
+        Storage::Waiting => "Waiting",
+        Storage::Stored => "Stored",
+    }
+}
+
 fn wake_name(kind: WakeKind) -> &'static str {
     match kind {
         WakeKind::Unspecified => "Unknown",
@@ -75,6 +85,7 @@ fn wake_name(kind: WakeKind) -> &'static str {
 impl From<proto::Actor> for ActorView {
     fn from(actor: proto::Actor) -> Self {
         let state = state_name(actor.state());
+        let storage = storage_name(actor.snapshot_storage());
         let key = actor.actor.unwrap_or_default();
         Self {
             namespace: key.namespace,
@@ -87,6 +98,7 @@ impl From<proto::Actor> for ActorView {
             worker: some(actor.worker),
             node: some(actor.node),
             endpoint: some(actor.endpoint),
+            snapshot_storage: (!actor.snapshot.is_empty()).then_some(storage),
             snapshot: some(actor.snapshot),
             snapshot_time: age::at(actor.snapshot_unix_ms),
             previous_snapshot: some(actor.previous_snapshot),
@@ -170,6 +182,11 @@ pub(crate) struct SnapshotView {
     pub(crate) current: bool,
     pub(crate) epoch: u64,
     pub(crate) bytes: u64,
+    /// "Node", "Waiting" or "Stored".
+    pub(crate) storage: &'static str,
+    /// Bytes that are in the store, while it is on its way there.
+    pub(crate) uploaded: Option<u64>,
+    pub(crate) upload_total: Option<u64>,
     pub(crate) created: Option<Timestamp>,
     pub(crate) node: Option<String>,
     pub(crate) runtime: Option<String>,
@@ -179,6 +196,7 @@ pub(crate) struct SnapshotView {
 impl From<proto::SnapshotView> for SnapshotView {
     fn from(view: proto::SnapshotView) -> Self {
         let snapshot = view.snapshot.unwrap_or_default();
+        let storage = storage_name(snapshot.storage());
         let key = snapshot.actor.unwrap_or_default();
         Self {
             namespace: key.namespace,
@@ -187,6 +205,9 @@ impl From<proto::SnapshotView> for SnapshotView {
             current: view.current,
             epoch: snapshot.epoch,
             bytes: snapshot.bytes,
+            storage,
+            uploaded: view.upload.as_ref().map(|upload| upload.done_bytes),
+            upload_total: view.upload.map(|upload| upload.total_bytes),
             created: age::at(snapshot.created_unix_ms),
             node: some(snapshot.node),
             runtime: some(snapshot.runtime),
@@ -204,12 +225,13 @@ impl View for SnapshotView {
         "CURRENT",
         "EPOCH",
         "SIZE",
+        "STORE",
         "AGE",
         "NODE",
         "RUNTIME",
         "VERSION",
     ];
-    const PLAIN: usize = 7;
+    const PLAIN: usize = 8;
     const NAMESPACED: bool = true;
 
     fn name(&self) -> String {
@@ -217,6 +239,10 @@ impl View for SnapshotView {
     }
 
     fn cells(&self) -> Vec<String> {
+        let store = match (self.uploaded, self.upload_total) {
+            (Some(done), Some(total)) if total > 0 => format!("{}%", 100 * done / total),
+            _ => self.storage.to_owned(),
+        };
         vec![
             self.namespace.clone(),
             self.name.clone(),
@@ -224,6 +250,7 @@ impl View for SnapshotView {
             yes(self.current),
             self.epoch.to_string(),
             age::bytes(self.bytes),
+            store,
             age::since(self.created),
             text(self.node.as_ref()),
             text(self.runtime.as_ref()),

@@ -1,6 +1,6 @@
 //! Quantities as Kubernetes writes them: `"500m"` of a CPU, `256Mi` of memory.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -41,6 +41,14 @@ impl Bytes {
             .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
             .unwrap_or((text, 1));
         digits.parse::<u64>().ok()?.checked_mul(unit).filter(|n| *n > 0).map(Self)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text).ok_or_else(|| format!("{text:?} is no quantity: write 256Mi or 1Gi"))
     }
 }
 

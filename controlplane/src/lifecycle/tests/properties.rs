@@ -21,6 +21,9 @@ enum Nudge {
     Found(u32, bool, bool),
     Absent(bool),
     Seen(u64),
+    /// Of the snapshots it has, one is in the store.
+    Stored(bool),
+    Elsewhere,
     Deadline,
     /// Its namespace has spent its wakes, or has some again.
     Spent(bool),
@@ -43,6 +46,8 @@ fn nudge() -> impl Strategy<Value = Nudge> {
         1 => (0..3u32, any::<bool>(), any::<bool>()).prop_map(|(n, s, f)| Nudge::Found(n, s, f && !s)),
         3 => any::<bool>().prop_map(Nudge::Absent),
         1 => (0..9u64).prop_map(Nudge::Seen),
+        1 => any::<bool>().prop_map(Nudge::Stored),
+        1 => Just(Nudge::Elsewhere),
         1 => Just(Nudge::Deadline),
         1 => any::<bool>().prop_map(Nudge::Spent),
         2 => Just(Nudge::Crash),
@@ -94,7 +99,10 @@ impl World {
             assert!(exempt || durable(&before) == durable(&self.actor), "not stored: {event:?}");
         }
         // The node says itself that nothing of these is there.
-        if let Event::ActivateFailed { epoch, .. } | Event::Fenced { epoch, .. } = &event {
+        if let Event::ActivateFailed { epoch, .. }
+        | Event::Elsewhere { epoch, .. }
+        | Event::Fenced { epoch, .. } = &event
+        {
             self.alive.remove(epoch);
         }
         for effect in &step.effects {
@@ -170,6 +178,11 @@ impl World {
                 snapshots: self.pending().filter(|_| with).into_iter().collect(),
             },
             Nudge::Seen(n) => Event::Seen(Epoch(n)),
+            Nudge::Stored(current) => {
+                let of = if current { &self.actor.snapshot } else { &self.actor.previous };
+                Event::Stored(of.as_ref().map_or("none".into(), |s| s.id.clone()))
+            }
+            Nudge::Elsewhere => Event::Elsewhere { epoch, failure: failure(Reason::RestoreFailed) },
             Nudge::Deadline => match self.actor.deadline() {
                 Some(Deadline::Place) => Event::NotPlaced(failure(Reason::NoCapacity)),
                 Some(deadline) => Event::DeadlinePassed(deadline),
@@ -276,6 +289,7 @@ fn quoted(event: &Event) -> Option<Epoch> {
     match event {
         Event::Activated { epoch, .. }
         | Event::ActivateFailed { epoch, .. }
+        | Event::Elsewhere { epoch, .. }
         | Event::Fenced { epoch, .. }
         | Event::Drained { epoch, .. }
         | Event::Committed { epoch, .. }
@@ -374,6 +388,12 @@ fn directed() -> Vec<(Rules<'static>, Vec<Nudge>)> {
         (RULES, died(0)),
         (RULES, died(1)),
         (RULES, [&up_and_down(0)[..5], &[Exited, Answer(1)]].concat()),
+        (RULES, vec![Wake(true), Place(0), Answer(3), NodeLost, Found(0, true, false)]),
+        (RULES, [&up_and_down(0)[..5], &[Delete]].concat()),
+        (RULES, [&up_and_down(0)[..5], &[Absent(true)]].concat()),
+        (RULES, [&up_and_down(0)[..5], &[Absent(false)]].concat()),
+        (RULES, [&up[..], &[Answer(1), NodeLost]].concat()),
+        (RULES, [&up[..], &[Answer(1), Absent(true)]].concat()),
         (RULES, deleted(Answer(1))),
         (RULES, deleted(Exited)),
         (RULES, deleted(NodeLost)),
