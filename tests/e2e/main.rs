@@ -21,6 +21,7 @@ mod reasons;
 mod sleep;
 mod stale;
 mod stop;
+mod store;
 mod story;
 mod suspend;
 mod timing;

@@ -71,35 +71,8 @@ impl Fleet {
         args.extend(ladder);
         fleet.spawn("controlplane", "controlplane", &args);
         let workers = workers.to_string();
-        let runsc = repository().join(".deps/bin/runsc").display().to_string();
-        let rootfs = repository().join(".deps/rootfs").display().to_string();
-        let node = fleet.socket("node");
-        fleet.spawn(
-            "node",
-            "node",
-            &[
-                "--data-dir",
-                &data,
-                "--listen",
-                &node,
-                "--control-plane",
-                &control,
-                "--workers",
-                &workers,
-                "--worker-cidr",
-                "10.213.0.0/24",
-                "--runsc",
-                &runsc,
-                "--allow-rootfs",
-                &rootfs,
-            ],
-        );
-        eventually("the node is ready", PATIENCE, || async {
-            let output = fleet.cli(&["get", "nodes", "-o", "json"]).await;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            if text.contains("\"ready\": true") { Ok(()) } else { Err((text, fleet.tails())) }
-        })
-        .await;
+        fleet.spawn_node("node", &data, &["--workers", &workers, "--worker-cidr", "10.213.0.0/24"]);
+        fleet.node_is_ready("local").await;
         fleet.ok(&["apply", "-f", &fleet.text("actors.yaml")]).await;
         for number in [1, 2] {
             fleet.start_router(number).await;
@@ -108,6 +81,35 @@ impl Fleet {
             fleet.start_envoy(number).await;
         }
         fleet
+    }
+
+    /// One more node of this name, with a worker.
+    pub async fn start_node(&mut self, name: &str, cidr: &str, flags: &[&str]) {
+        let own = ["--name", name, "--workers", "1", "--worker-cidr", cidr];
+        self.spawn_node(name, &self.text(name), &[&own[..], flags].concat());
+        self.node_is_ready(name).await;
+    }
+
+    fn spawn_node(&mut self, name: &str, data: &str, flags: &[&str]) {
+        let runsc = repository().join(".deps/bin/runsc").display().to_string();
+        let rootfs = repository().join(".deps/rootfs").display().to_string();
+        let (listen, control) = (self.socket(name), self.socket("control"));
+        let mut args = vec!["--data-dir", data, "--listen", &listen, "--control-plane", &control];
+        args.extend(["--runsc", &runsc, "--allow-rootfs", &rootfs]);
+        args.extend(flags);
+        self.spawn(name, "node", &args);
+    }
+
+    async fn node_is_ready(&self, name: &str) {
+        eventually("the node is ready", PATIENCE, || async {
+            let output = self.cli(&["get", "nodes", "-o", "json"]).await;
+            let nodes: serde_json::Value =
+                serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let mut known = nodes["items"].as_array().into_iter().flatten();
+            let ready = known.any(|node| node["name"] == name && node["ready"] == true);
+            if ready { Ok(()) } else { Err((nodes, self.tails())) }
+        })
+        .await;
     }
 
     pub async fn start_router(&mut self, number: u16) {
@@ -233,21 +235,27 @@ impl Fleet {
         for name in ["envoy-1", "envoy-2", "router-1", "router-2"] {
             self.stop(name).await;
         }
-        self.end_node().await;
+        for node in self.nodes() {
+            self.end_node(&node).await;
+        }
         self.stop("controlplane").await;
-        let left = processes::traces(self.dir.path(), "10.213.0.");
+        let left = processes::traces(self.dir.path(), "10.213.");
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 
     /// For good: with every namespace and rule.
-    async fn end_node(&mut self) {
-        processes::signal(self.pid("node"), Signal::SIGINT);
-        let mut child = self.parts.remove("node").expect("it runs");
+    pub async fn end_node(&mut self, name: &str) {
+        processes::signal(self.pid(name), Signal::SIGINT);
+        let mut child = self.parts.remove(name).expect("it runs");
         eventually("the node ends", PATIENCE, || {
             let status = child.try_wait().expect("waited");
             async move { status.ok_or(()) }
         })
         .await;
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        self.parts.keys().filter(|name| name.starts_with("node")).cloned().collect()
     }
 
     /// Each part has an address of its own for its probes.
@@ -307,9 +315,9 @@ impl Drop for Fleet {
         for child in self.parts.values_mut() {
             processes::signal(child.id() as i32, Signal::SIGCONT);
         }
-        if self.parts.contains_key("node") {
-            processes::signal(self.pid("node"), Signal::SIGINT);
-            let _ = self.parts.get_mut("node").map(Child::wait);
+        for node in self.nodes() {
+            processes::signal(self.pid(&node), Signal::SIGINT);
+            let _ = self.parts.get_mut(&node).map(Child::wait);
         }
         for child in self.parts.values_mut() {
             let _ = child.kill();
