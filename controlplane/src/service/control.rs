@@ -231,9 +231,7 @@ impl Control for ControlService {
             && !self.fleet.placement.freezes(&place.node)
         {
             let node = &place.node;
-            let message = format!(
-                "node {node} cannot freeze (`reveille doctor` there tells why); suspend it instead"
-            );
+            let message = format!("node {node} cannot freeze: suspend it instead");
             return Err(Status::failed_precondition(message));
         }
         verbs::down(&self.fleet, &key, Down::Freeze(Cause::User)).await?;
