@@ -130,6 +130,7 @@ mod tests {
                 assert_eq!(sent.status.unwrap().code, i32::from(reason.http_status()), "{context}");
                 assert_eq!(get(&headers, "x-reveille-reason"), Some(reason.name()), "{context}");
                 assert_eq!(get(&headers, "content-type"), Some(shape.content_type()), "{context}");
+                assert_eq!(get(&headers, "cache-control"), Some("no-store"), "{context}");
                 let proxy_status = get(&headers, "proxy-status").unwrap();
                 assert!(proxy_status.starts_with("reveille; error="), "{context}");
                 assert!(proxy_status.ends_with(&format!("details=\"{reason}\"")), "{context}");

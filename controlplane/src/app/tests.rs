@@ -177,6 +177,9 @@ async fn a_router_wakes_holds_and_acknowledges_over_its_stream() {
     let mut commands = session.into_inner();
     let welcome = commands.message().await.unwrap().unwrap().command.unwrap();
     assert!(matches!(welcome, router_command::Command::Welcome(w) if w.report_interval_ms > 0));
+    control.create_actor(create("new")).await.unwrap();
+    let created = commands.message().await.unwrap().unwrap().command.unwrap();
+    assert_eq!(created, router_command::Command::Created(key("new")));
 
     let wake =
         WakeRequest { actor: Some(key("a")), router_instance: "i1".into(), ..Default::default() };
@@ -291,6 +294,20 @@ async fn mistakes_get_one_clear_sentence() {
         assert_eq!(error.code(), Code::InvalidArgument);
         assert!(error.message().contains(said), "{}", error.message());
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_check_says_what_would_be_refused_and_changes_nothing() {
+    let rig = Rig::start().await;
+    let mut control = rig.control();
+    for (extra, well) in [("", true), (r#","wake":{"timeout":"25s"}"#, false)] {
+        let manifest = TEMPLATE.replace("EXTRA", extra);
+        let checked = control.apply(ApplyRequest { manifest, check: true }).await;
+        assert_eq!(checked.is_ok(), well, "{checked:?}");
+    }
+    let templates = control.list_templates(ListRequest::default()).await.unwrap().into_inner();
+    assert!(templates.items.is_empty(), "{templates:?}");
     rig.stop().await;
 }
 

@@ -125,6 +125,8 @@ async fn a_resource_that_goes_is_taken_away_from_envoy() {
     let binary = envoy_or_skip!();
     let stack = Stack::start(binary, Options::default()).await;
     versions(&stack).await;
+    let active = || stack.stat("listener_manager.total_listeners_active");
+    let before = active().await;
     stack.change(|resources| {
         let mut second = resources.listeners[0].clone();
         second.name = "second".into();
@@ -134,18 +136,14 @@ async fn a_resource_that_goes_is_taken_away_from_envoy() {
         resources.listeners.push(second);
     });
     let listeners = |wanted: u64| {
-        let stack = &stack;
-        async move {
-            eventually("the number of listeners", || async {
-                let now = stack.stat("listener_manager.total_listeners_active").await;
-                if now == wanted { Ok(()) } else { Err(now.to_string()) }
-            })
-            .await;
-        }
+        eventually("the number of listeners", move || async move {
+            let now = active().await;
+            if now == wanted { Ok(()) } else { Err(now.to_string()) }
+        })
     };
-    listeners(2).await;
-    stack.change(|resources| resources.listeners.truncate(1));
-    listeners(1).await;
+    listeners(before + 1).await;
+    stack.change(|resources| drop(resources.listeners.pop()));
+    listeners(before).await;
     assert!(stack.fleet.view().nacks.is_empty(), "{:?}", stack.fleet.view().nacks);
     stack.stop().await;
 }

@@ -149,6 +149,21 @@ async fn an_unknown_actor_is_refused_at_once_and_for_a_moment_without_asking() {
 }
 
 #[tokio::test]
+async fn an_actor_that_was_just_created_is_asked_for_although_it_was_unknown_a_moment_ago() {
+    let (rig, mut fake, session) = Rig::in_session().await;
+    let mut first = rig.get(HOST).await;
+    fake.wake().await.fail(Reason::ActorNotFound);
+    assert_eq!(first.reason().await, "actor_not_found");
+    session.command(Command::Created((&counter()).into())).await;
+    // Commands are obeyed in order.
+    session.revoke(1, 0, 0).await;
+    eventually(1, || rig.router.metrics.revokes.get()).await;
+    let mut second = rig.get(HOST).await;
+    fake.wake().await.reply(reply(binding(&counter(), 1, 1)));
+    second.endpoint().await;
+}
+
+#[tokio::test]
 async fn a_host_that_names_no_actor_is_refused_without_asking() {
     let (rig, mut fake) = Rig::start().await;
     for host in

@@ -18,6 +18,17 @@ async fn an_idle_actor_goes_to_sleep_and_a_request_restarts_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_actor_that_wakes_for_the_first_time_has_not_been_idle_since_1970() {
+    let world = World::new(1, "").await;
+    let key = world.create("a").await;
+    world.node.starts.send_replace(false);
+    let _waking = world.waking(&key);
+    world.until(&key, Phase::Starting).await;
+    let (_, seen) = world.fleet.routers.seen(&key).unwrap();
+    assert!(world.fleet.clock.now().since(seen) < Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_in_flight_keep_it_awake() {
     let world = World::new(1, IDLE).await;
     let key = world.create("a").await;
