@@ -12,7 +12,7 @@ use reveille_api::{
 use reveille_envoy::supervisor;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -38,14 +38,17 @@ struct Front {
     actor: SocketAddr,
     shutdown: CancellationToken,
     running: JoinSet<()>,
+    /// Bound and never listening: the port is Envoy's alone, which shares it.
+    _kept: TcpSocket,
     _folder: tempfile::TempDir,
 }
 
 impl Front {
     async fn start(binary: PathBuf) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let http = free.local_addr().unwrap();
-        drop(free);
+        let kept = TcpSocket::new_v4().unwrap();
+        kept.set_reuseport(true).unwrap();
+        kept.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let http = kept.local_addr().unwrap();
         let (rig, fake) = Rig::with(|config| config.http = vec![http]).await;
         let folder = tempfile::tempdir().unwrap();
         let grpc = rig.grpc.clone();
@@ -76,7 +79,7 @@ impl Front {
             axum::serve(listener, routes).await.unwrap();
         });
         state.wait_for(|state| *state == supervisor::State::Ready).await.unwrap();
-        Self { rig, fake, http, actor, shutdown, running, _folder: folder }
+        Self { rig, fake, http, actor, shutdown, running, _kept: kept, _folder: folder }
     }
 
     /// The whole answer to a request.
