@@ -1,7 +1,7 @@
 //! Every reason of the design's table, provoked for real, as each kind of caller sees it.
 //!
 //! [`row`] is the table, written a second time on purpose. It has an arm for every [`Reason`], so that a new one does
-//! not compile before it says where it is provoked, or why it cannot be.
+//! not compile before it says where it is provoked.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -38,17 +38,16 @@ enum Place {
     NoRequest,
     /// In `parking.rs`: not by an actor that every caller may ask, or not for every caller.
     Parking,
-    /// In `envoy/tests/real_envoy/answers.rs`: by a filter that an operator puts in front of ours.
+    /// In `envoy/tests/real_envoy/answers.rs`: by a filter that an operator puts in front of ours. It is the one known way to
+    /// `internal`, too: one that comes from Reveille is a defect.
     Operator,
-    /// Nowhere, because.
-    Never(&'static str),
 }
 
 /// HTTP status, gRPC code, shortest `Retry-After`.
 struct Row(u16, i32, Option<u64>, Place);
 
 fn row(reason: Reason) -> Row {
-    use Place::{Broken, Full, Never, NoRequest, Operator, Parking, Slow};
+    use Place::{Broken, Full, NoRequest, Operator, Parking, Slow};
     match reason {
         Reason::InvalidRequest => Row(400, 3, None, NoRequest),
         Reason::InvalidHost => Row(404, 5, None, Broken),
@@ -70,12 +69,7 @@ fn row(reason: Reason) -> Row {
         Reason::StartFailed => Row(502, 14, None, Broken),
         Reason::WakeTimeout => Row(504, 4, Some(1), Slow),
         Reason::UpstreamTimeout => Row(504, 4, Some(1), Slow),
-        Reason::Internal => Row(
-            500,
-            13,
-            None,
-            Never("it stands for faults of Reveille: a known way to one is a defect"),
-        ),
+        Reason::Internal => Row(500, 13, None, Operator),
     }
 }
 
@@ -234,13 +228,6 @@ async fn provoke_all(place: Place, provoke: impl AsyncFn(Reason) -> Answers) {
         jitter.extend(answers.iter().filter_map(|(caller, answer)| check(reason, *caller, answer)));
     }
     assert!(jitter.len() > 1, "every Retry-After is the shortest, or twice it: {jitter:?}");
-}
-
-#[test]
-fn every_reason_has_a_place_and_those_that_have_none_are_few() {
-    let never = Reason::ALL.iter().filter(|reason| matches!(row(**reason).3, Place::Never(_)));
-    let never: Vec<_> = never.map(|reason| reason.name()).collect();
-    assert_eq!(never, ["internal"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

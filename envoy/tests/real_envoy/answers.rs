@@ -11,12 +11,19 @@ use envoy_types::pb::{
             route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier},
         },
         extensions::filters::{
-            http::{basic_auth::v3::BasicAuth, rbac::v3::Rbac},
+            http::{
+                basic_auth::v3::BasicAuth,
+                fault::v3::{FaultAbort, HttpFault, fault_abort},
+                rbac::v3::Rbac,
+            },
             network::http_connection_manager::v3::{
                 HttpConnectionManager, HttpFilter, http_filter,
             },
         },
-        r#type::matcher::v3::{StringMatcher, string_matcher},
+        r#type::{
+            matcher::v3::{StringMatcher, string_matcher},
+            v3::{FractionalPercent, fractional_percent::DenominatorType},
+        },
     },
     google::protobuf::Any,
 };
@@ -269,22 +276,35 @@ async fn a_host_that_cannot_be_one_is_invalid_host_and_what_is_no_request_is_inv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_operators_filter_in_front_refuses_is_unauthenticated_or_access_denied() {
+async fn what_an_operators_filter_in_front_answers_has_a_reason_of_ours() {
     let binary = envoy_or_skip!();
     let stack = Stack::start(binary, Options::default()).await;
     let actor = Actor::start().await;
     let go_on = Script::GoOn { endpoint: actor.addr, h2c: false, extra: Vec::new() };
     stack.router.on("a.demo.test", go_on);
-    // Passwords, and nobody but GET.
+    // Passwords, nobody but GET, and no POST without a fault.
     let password = BasicAuth {
         users: Some(inline("user:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=")),
         ..Default::default()
     };
     let only_get = Rbac { rules: Some(only_get()), ..Default::default() };
+    let faulty = HttpFault {
+        abort: Some(FaultAbort {
+            percentage: Some(FractionalPercent {
+                numerator: 100,
+                denominator: DenominatorType::Hundred.into(),
+            }),
+            error_type: Some(fault_abort::ErrorType::HttpStatus(500)),
+            ..Default::default()
+        }),
+        headers: vec![method("POST")],
+        ..Default::default()
+    };
     stack.change(|resources| {
         for listener in &mut resources.listeners {
             in_front(listener, "envoy.filters.http.rbac", &only_get);
             in_front(listener, "envoy.filters.http.basic_auth", &password);
+            in_front(listener, "envoy.filters.http.fault", &faulty);
         }
     });
     let shapes = [("accept", "*/*", Shape::Json), ("accept", "text/html", Shape::Html), GRPC];
@@ -303,6 +323,8 @@ async fn what_an_operators_filter_in_front_refuses_is_unauthenticated_or_access_
         let known = request().header("authorization", "Basic dXNlcjpwYXNzd29yZA==");
         let answer = stack.send(known.header(name, value)).await;
         assert_shape(&answer, Reason::AccessDenied, shape);
+        let post = Request::post(stack.uri("/")).header("host", "a.demo.test");
+        assert_shape(&stack.send(post.header(name, value)).await, Reason::Internal, shape);
     }
     let seen = stack.router.seen.lock().unwrap().len();
     let known = Request::get(stack.uri("/")).header("host", "a.demo.test");
@@ -319,16 +341,19 @@ fn inline(text: &str) -> DataSource {
     DataSource { specifier, ..Default::default() }
 }
 
-fn only_get() -> RbacRules {
-    let get = HeaderMatcher {
+fn method(name: &str) -> HeaderMatcher {
+    HeaderMatcher {
         name: ":method".into(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(string_matcher::MatchPattern::Exact("GET".into())),
+            match_pattern: Some(string_matcher::MatchPattern::Exact(name.into())),
             ..Default::default()
         })),
         ..Default::default()
-    };
-    let permission = Permission { rule: Some(permission::Rule::Header(get)) };
+    }
+}
+
+fn only_get() -> RbacRules {
+    let permission = Permission { rule: Some(permission::Rule::Header(method("GET"))) };
     let anybody = Principal { identifier: Some(principal::Identifier::Any(true)) };
     let policy =
         Policy { permissions: vec![permission], principals: vec![anybody], ..Default::default() };
