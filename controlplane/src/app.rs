@@ -6,7 +6,7 @@ use axum::{Router, routing::get};
 use futures::Stream;
 use reveille_api::{
     Ladder,
-    net::{Address, Authorize, ListenError, Listener},
+    net::{Address, Authorize, ListenError, Listener, Role},
     proto::{
         self, control_server::ControlServer, nodes_server::NodesServer,
         routers_server::RoutersServer,
@@ -340,9 +340,10 @@ where
         .max_decoding_message_size(MAX_MESSAGE);
     let routers = RoutersServer::new(RoutersService::new(Arc::clone(fleet)));
     let everything = programs.is_none();
+    let authorize = Authorize::new(&[Role::Client, Role::Router, Role::Node]);
     let authorize = match programs {
-        Some(token) => Authorize::new().or_if(move |headers| token.check(headers)),
-        None => Authorize::new(),
+        Some(token) => authorize.or_if(move |headers| token.check(headers)),
+        None => authorize,
     };
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))

@@ -215,7 +215,7 @@ impl App {
         health.set_serving::<NodeAgentServer<Service>>().await;
         let service = Service { actors: actors.clone(), stop: shutdown.clone() };
         let server = tonic::transport::Server::builder()
-            .layer(Authorize::new())
+            .layer(Authorize::new(&[Role::ControlPlane]))
             .add_service(NodeAgentServer::new(service))
             .add_service(health_service)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown.clone().cancelled_owned());

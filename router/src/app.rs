@@ -303,7 +303,7 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let server = limits(&router.ladder)
-            .layer(Authorize::new())
+            .layer(Authorize::new(&[Role::Envoy]))
             .add_service(ExtProc::new(Arc::clone(&router)))
             .add_service(ads)
             .add_service(health_service);
@@ -382,8 +382,9 @@ where
 {
     let parts = Parts { name: name.to_owned(), zone, ladder, share: 100 };
     let router = parts.assemble(control_plane, &mut Registry::default());
-    let server =
-        limits(&ladder).layer(Authorize::new()).add_service(ExtProc::new(Arc::clone(&router)));
+    let server = limits(&ladder)
+        .layer(Authorize::new(&[Role::Envoy]))
+        .add_service(ExtProc::new(Arc::clone(&router)));
     tokio::select! {
         ended = server.serve_with_incoming(incoming) => Ok(ended?),
         () = session::keep(router) => Err(Error::Ended("the session with the control plane")),

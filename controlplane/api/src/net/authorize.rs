@@ -22,28 +22,25 @@ pub(super) const TABLE: &[(&str, &[Role])] = &[
     ("reveille.v1.NodeAgent", &[Role::ControlPlane]),
     ("envoy.service.ext_proc.v3.ExternalProcessor", &[Role::Envoy]),
     ("envoy.service.discovery.v3.AggregatedDiscoveryService", &[Role::Envoy]),
-    ("grpc.health.v1.Health", &Role::ALL),
-    ("grpc.reflection.v1.ServerReflection", &Role::ALL),
 ];
+
+/// Services that every server may have, for those who have something else to ask of it.
+const NEUTRAL: &[&str] = &["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
 
 type Check = Arc<dyn Fn(&HeaderMap) -> Result<(), Status> + Send + Sync>;
 
 /// A layer around a whole server: no path comes past it, known or not.
 #[derive(Clone)]
 pub struct Authorize {
+    callers: &'static [Role],
     anybody: Option<Check>,
 }
 
-impl Default for Authorize {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Authorize {
-    /// Lets in who is local, and who has a certificate of a role in the table.
-    pub const fn new() -> Self {
-        Self { anybody: None }
+    /// Lets in who is local, and who has a certificate of a role in the table. Health and reflection are for `callers`: the
+    /// roles that have anything to ask of this server.
+    pub const fn new(callers: &'static [Role]) -> Self {
+        Self { callers, anybody: None }
     }
 
     /// Somebody on a plain connection is let in when the check of the headers passes.
@@ -52,7 +49,12 @@ impl Authorize {
         self,
         check: impl Fn(&HeaderMap) -> Result<(), Status> + Send + Sync + 'static,
     ) -> Self {
-        Self { anybody: Some(Arc::new(check)) }
+        Self { anybody: Some(Arc::new(check)), ..self }
+    }
+
+    fn roles(&self, service: &str) -> Option<&'static [Role]> {
+        let row = TABLE.iter().find(|(name, _)| *name == service).map(|row| row.1);
+        row.or_else(|| NEUTRAL.contains(&service).then_some(self.callers))
     }
 
     fn check<B>(&self, request: &Request<B>) -> Result<(), Status> {
@@ -61,12 +63,11 @@ impl Authorize {
             (Some(Peer::Certified(identity)), _) => {
                 let path = request.uri().path();
                 let service = path.strip_prefix('/').and_then(|path| path.split('/').next());
-                let row = TABLE.iter().find(|(name, _)| Some(*name) == service);
-                match row {
-                    Some((_, roles)) if roles.contains(&identity.role()) => Ok(()),
-                    row => {
+                match service.and_then(|service| self.roles(service)) {
+                    Some(roles) if roles.contains(&identity.role()) => Ok(()),
+                    roles => {
                         tracing::warn!(%identity, path, "a call by the wrong role was refused");
-                        Err(Status::permission_denied(refusal(identity, row.map(|row| row.1))))
+                        Err(Status::permission_denied(refusal(identity, roles)))
                     }
                 }
             }
@@ -108,7 +109,10 @@ pub fn named(extensions: &Extensions, role: Role, name: &str) -> Result<(), Stat
 
 impl fmt::Debug for Authorize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authorize").field("anybody", &self.anybody.is_some()).finish()
+        f.debug_struct("Authorize")
+            .field("callers", &self.callers)
+            .field("anybody", &self.anybody.is_some())
+            .finish()
     }
 }
 

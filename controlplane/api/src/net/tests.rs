@@ -112,8 +112,9 @@ fn serve(listener: Listener) -> (Address, JoinSet<()>) {
     let address = listener.address().unwrap();
     let mut server = JoinSet::new();
     task::spawn(&mut server, "agent", async {
-        let server =
-            Server::builder().layer(Authorize::new()).add_service(NodeAgentServer::new(Agent));
+        let server = Server::builder()
+            .layer(Authorize::new(&[Role::ControlPlane]))
+            .add_service(NodeAgentServer::new(Agent));
         server.serve_with_incoming(listener.incoming()).await.unwrap();
     });
     (address, server)
@@ -150,6 +151,14 @@ async fn two_parts_with_certificates_of_one_ca_talk() {
 
 #[tokio::test]
 async fn a_caller_of_the_wrong_role_is_told_so_whatever_the_path() {
+    async fn call(channel: &tonic::transport::Channel, path: &str) -> Code {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        client.unary(Request::new(()), path.parse().unwrap(), codec).await.unwrap_err().code()
+    }
+    const NEUTRAL: [&str; 2] =
+        ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/Info"];
     let rig = Rig::start().await;
     for role in Role::ALL.into_iter().filter(|role| *role != Role::ControlPlane) {
         let uri = format!("spiffe://{TRUST_DOMAIN}/reveille/{role}/n1");
@@ -157,16 +166,20 @@ async fn a_caller_of_the_wrong_role_is_told_so_whatever_the_path() {
         assert_eq!(status.code(), Code::PermissionDenied, "{role}: {status}");
         assert!(status.message().contains(&uri), "{status}");
         assert!(status.message().contains("takes one of role controlplane"), "{status}");
+        let caller = rig.authority.transport(&Leaf::of(&uri));
+        let channel = caller.channel(&rig.address, Expected::any(Role::Node)).unwrap();
+        for path in NEUTRAL {
+            assert_eq!(call(&channel, path).await, Code::PermissionDenied, "{role}: {path}");
+        }
     }
     // What the server does not serve, it does not tell strangers either.
     let caller = rig.authority.transport(&Leaf::of(CONTROL_PLANE));
     let channel = caller.channel(&rig.address, Expected::any(Role::Node)).unwrap();
     for path in ["/reveille.v1.Control/Drain", "/no.such.Service/Method", "/x", "//"] {
-        let mut client = tonic::client::Grpc::new(channel.clone());
-        client.ready().await.unwrap();
-        let codec = tonic_prost::ProstCodec::<(), ()>::default();
-        let called = client.unary(Request::new(()), path.parse().unwrap(), codec).await;
-        assert_eq!(called.unwrap_err().code(), Code::PermissionDenied, "{path}");
+        assert_eq!(call(&channel, path).await, Code::PermissionDenied, "{path}");
+    }
+    for path in NEUTRAL {
+        assert_eq!(call(&channel, path).await, Code::Unimplemented, "{path}");
     }
 }
 
