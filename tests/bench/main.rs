@@ -9,6 +9,9 @@
 //! | `wakes` | wakes/s of router and control plane with a node that does nothing | |
 //! | `memory` | bytes of a parked request and of a binding | |
 //! | `quiet` | CPU time of every part while nothing happens; applying and listing 10,000 actors | |
+//! | `sizes` | suspend and wake with 10, 100 and 500 MB of memory, for both runtimes | the part of it that is `runsc` or `criu` |
+//! | `many` | freezing and thawing with 100 actors; waking 100 at once | requests to an actor that runs |
+//! | `recovery` | how long requests go wrong after kill -9 of each part | the same without a kill |
 //!
 //! Rounds are interleaved and compared round by round: what else the machine does hits both sides. Nothing here fails
 //! because something took long; the result says which reach was met. A figure that comes to no result keeps no other from
@@ -26,10 +29,13 @@ mod echo;
 mod figure;
 mod http;
 mod latency;
+mod many;
 mod memory;
 mod node;
 mod plain;
 mod quiet;
+mod recovery;
+mod sizes;
 mod wake;
 mod wakes;
 mod warm;
@@ -47,6 +53,8 @@ use harness::{
     machine_can_run_it,
     manifest::Manifests,
 };
+use reveille_api::{net::Address, proto::control_client::ControlClient};
+use tonic::transport::Channel;
 
 const HOST: &str = "counter.demo.actors.localhost";
 
@@ -59,6 +67,9 @@ enum Figure {
     Wakes,
     Memory,
     Quiet,
+    Sizes,
+    Many,
+    Recovery,
 }
 
 /// Measures Reveille beside the bare parts
@@ -100,6 +111,9 @@ async fn main() -> Result<()> {
             Figure::Wakes => wakes::run().await,
             Figure::Memory => memory::run(),
             Figure::Quiet => quiet::run().await,
+            Figure::Sizes => sizes::run().await,
+            Figure::Many => many::run().await,
+            Figure::Recovery => recovery::run().await,
         };
         match measured {
             Ok(measured) => lines.extend(measured),
@@ -130,6 +144,12 @@ async fn start(manifests: Manifests, config: &str) -> Result<Cluster> {
     std::fs::write(&file, config)?;
     let extra = vec!["--config".into(), file.path().display().to_string()];
     Ok(Cluster::start(Options { extra, ..Options::new(manifests) }).await)
+}
+
+/// The control plane of an `up`.
+fn control(cluster: &Cluster) -> ControlClient<Channel> {
+    let socket = cluster.data_dir().join("run/control.sock");
+    ControlClient::new(Address::Unix(socket).channel())
 }
 
 /// Nobody listens there yet.

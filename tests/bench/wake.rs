@@ -3,7 +3,7 @@
 //! `Server-Timing` tells the phases of each wake; what is left of the client's time is the way between the parts that have no
 //! phase (client to Envoy, Envoy to router, there and back), and whatever nobody knows of.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tokio::{
@@ -33,8 +33,8 @@ pub(crate) async fn run() -> Result<Vec<Line>> {
 }
 
 /// As one client saw it, in milliseconds.
-struct Wake {
-    total: f64,
+pub(crate) struct Wake {
+    pub(crate) total: f64,
     /// By name, as `Server-Timing` has them.
     phases: Vec<(String, f64)>,
 }
@@ -56,7 +56,7 @@ async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
     for round in 1..=ROUNDS {
         cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
         alone.push(millis(bare.restore().await.context("a bare restore")?));
-        let wake = request(cluster.http).await?;
+        let wake = request(cluster.http, HOST).await?;
         eprintln!(
             "{NAME} {round}/{ROUNDS}: bare {:.1} ms, Reveille {:.1} ms, of which {:.1} ms in no phase",
             alone[round - 1],
@@ -95,16 +95,9 @@ async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
     ])
 }
 
-/// Connecting is not in it, as with a browser's kept connection.
-async fn request(front: SocketAddr) -> Result<Wake> {
-    let mut stream = TcpStream::connect(front).await?;
-    let begun = Instant::now();
-    stream.write_all(&http::get(HOST, "/")).await?;
-    let (mut answer, mut first_byte) = (Vec::with_capacity(1024), None);
-    while !http::is_served(&answer)? {
-        ensure!(stream.read_buf(&mut answer).await? > 0, "closed without an answer");
-        first_byte.get_or_insert_with(|| begun.elapsed());
-    }
+/// A request that wakes.
+pub(crate) async fn request(front: SocketAddr, host: &str) -> Result<Wake> {
+    let (first_byte, answer) = ask(front, host).await?;
     let timing = http::head(&answer)?.and_then(|head| head.server_timing);
     let phases = timing.context("a woken answer has Server-Timing")?;
     let phases = phases.split(", ").filter_map(|phase| {
@@ -112,5 +105,23 @@ async fn request(front: SocketAddr) -> Result<Wake> {
         // As Envoy saw it; no phase.
         (name != "total").then_some((name.to_owned(), ms.parse().ok()?))
     });
-    Ok(Wake { total: millis(first_byte.context("an answer")?), phases: phases.collect() })
+    Ok(Wake { total: millis(first_byte), phases: phases.collect() })
+}
+
+/// Until the first byte of its answer.
+pub(crate) async fn answer(front: SocketAddr, host: &str) -> Result<Duration> {
+    Ok(ask(front, host).await?.0)
+}
+
+/// Connecting is not in it, as with a browser's kept connection.
+async fn ask(front: SocketAddr, host: &str) -> Result<(Duration, Vec<u8>)> {
+    let mut stream = TcpStream::connect(front).await?;
+    let begun = Instant::now();
+    stream.write_all(&http::get(host, "/")).await?;
+    let (mut answer, mut first_byte) = (Vec::with_capacity(1024), None);
+    while !http::is_served(&answer)? {
+        ensure!(stream.read_buf(&mut answer).await? > 0, "closed without an answer");
+        first_byte.get_or_insert_with(|| begun.elapsed());
+    }
+    Ok((first_byte.context("an answer")?, answer))
 }

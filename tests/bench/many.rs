@@ -1,0 +1,163 @@
+//! A hundred actors: frozen ones that are thawed one after the other, and all of them woken at once.
+
+use anyhow::{Context, Result};
+use futures::{TryStreamExt, future::try_join_all, stream::FuturesUnordered};
+use reveille_api::proto::ActorKey;
+use tokio::time::Instant;
+
+use crate::{
+    control,
+    figure::{How, Line, Reach, quantile},
+    harness::{
+        cluster::{Cluster, Options},
+        manifest::Manifests,
+    },
+    wake,
+};
+
+const NAME: &str = "many";
+const ACTORS: usize = 100;
+/// Of freezing and thawing each of them.
+const ROUNDS: usize = 3;
+/// At a time, when they are made ready: a sandbox that starts takes a core.
+const AT_A_TIME: usize = 4;
+const MEDIAN_MS: f64 = 2.0;
+const P99_MS: f64 = 10.0;
+const HERD_P99_MS: f64 = 5_000.0;
+/// Of the p99 of another actor's requests.
+const HERD_TIMES: f64 = 2.0;
+/// Of the actor that runs all the time, in the quiet.
+const WARM: usize = 2_000;
+
+pub(crate) async fn run() -> Result<Vec<Line>> {
+    let manifests = (0..ACTORS).fold(
+        Manifests::new().counter("demo", "counter", "wake: { timeout: 60s, park: 70s }\n"),
+        |manifests, number| manifests.actor("demo", &name(number), "counter"),
+    );
+    let manifests = manifests.actor("demo", "warm", "counter");
+    let mut options = Options::new(manifests);
+    options.workers = ACTORS as u32 + 1;
+    let cluster = Cluster::start(options).await;
+    let outcome = measure(&cluster).await;
+    cluster.stop().await;
+    outcome
+}
+
+fn name(number: usize) -> String {
+    format!("a{number}")
+}
+
+fn host(name: &str) -> String {
+    format!("{name}.demo.actors.localhost")
+}
+
+fn key(number: usize) -> ActorKey {
+    ActorKey { namespace: "demo".into(), name: name(number) }
+}
+
+async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
+    wake::answer(cluster.http, &host("warm")).await?;
+    for first in (0..ACTORS).step_by(AT_A_TIME) {
+        let some = (first..ACTORS.min(first + AT_A_TIME))
+            .map(|number| async move { wake::answer(cluster.http, &host(&name(number))).await });
+        try_join_all(some).await?;
+    }
+    let mut lines = freezer(cluster).await?;
+    lines.extend(herd(cluster).await?);
+    Ok(lines)
+}
+
+/// All are frozen, then all are thawed, each by a request, beside a request to one that runs.
+async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
+    let mut control = control(cluster);
+    let (mut frozen, mut warm, mut thawed) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=ROUNDS {
+        for number in 0..ACTORS {
+            let begun = Instant::now();
+            control.freeze_actor(key(number)).await?;
+            frozen.push(begun.elapsed());
+        }
+        for number in 0..ACTORS {
+            warm.push(wake::answer(cluster.http, &host("warm")).await?);
+            thawed.push(wake::answer(cluster.http, &host(&name(number))).await?);
+        }
+        eprintln!("{NAME} freezer {round}/{ROUNDS}");
+    }
+    for side in [&mut frozen, &mut warm, &mut thawed] {
+        side.sort_unstable();
+    }
+    let of = |side: &[_], share| quantile(side, share);
+    let freeze = |what: &str, share, name, reach| {
+        let value = vec![of(&frozen, share)];
+        Line::alone(NAME, format!("freeze, {what}"), "ms", value).reach(name, Reach::AtMost(reach))
+    };
+    let thaw = |what: &str, share, name, reach| {
+        let what = format!("request that thaws, {what}, beside one to an actor that runs");
+        let sides = (&[of(&warm, share)][..], &[of(&thawed, share)][..]);
+        Line::beside(NAME, what, "ms", sides, How::Difference).reach(name, Reach::AtMost(reach))
+    };
+    Ok(vec![
+        freeze("p50", 0.5, "freeze_p50_ms", MEDIAN_MS),
+        freeze("p99", 0.99, "freeze_p99_ms", P99_MS),
+        thaw("p50", 0.5, "thaw_p50_ms", MEDIAN_MS),
+        thaw("p99", 0.99, "thaw_p99_ms", P99_MS),
+    ])
+}
+
+/// All are suspended, then all are asked at once, while another one is asked again and again.
+async fn herd(cluster: &Cluster) -> Result<Vec<Line>> {
+    let mut control = control(cluster);
+    for number in 0..ACTORS {
+        control.suspend_actor(key(number)).await?;
+    }
+    let mut quiet = Vec::with_capacity(WARM);
+    while quiet.len() < WARM {
+        quiet.push(wake::answer(cluster.http, &host("warm")).await?);
+    }
+    let begun = Instant::now();
+    let asked: FuturesUnordered<_> = (0..ACTORS)
+        .map(|number| async move {
+            wake::answer(cluster.http, &host(&name(number))).await?;
+            anyhow::Ok(begun.elapsed())
+        })
+        .collect();
+    let mut busy = Vec::new();
+    let ask = async {
+        loop {
+            match wake::answer(cluster.http, &host("warm")).await {
+                Ok(took) => busy.push(took),
+                Err(error) => return error,
+            }
+        }
+    };
+    let woken = asked.try_collect::<Vec<_>>();
+    let mut woken = tokio::select! {
+        woken = woken => woken?,
+        error = ask => return Err(error).context("the one that runs"),
+    };
+    for side in [&mut woken, &mut quiet, &mut busy] {
+        side.sort_unstable();
+    }
+    eprintln!("{NAME} herd: the last after {:.0} ms", quantile(&woken, 1.0));
+    let alone = |what: &str, share| {
+        Line::alone(
+            NAME,
+            format!("{ACTORS} woken at once, {what}"),
+            "ms",
+            vec![quantile(&woken, share)],
+        )
+    };
+    let warm = (&[quantile(&quiet, 0.99)][..], &[quantile(&busy, 0.99)][..]);
+    Ok(vec![
+        alone("half of them", 0.5),
+        alone("p99", 0.99).reach("herd_p99_ms", Reach::AtMost(HERD_P99_MS)),
+        Line::beside(
+            NAME,
+            "… p99 of a request to one that runs, meanwhile and before",
+            "ms",
+            warm,
+            How::Ratio,
+        )
+        .reach("herd_warm_p99_times", Reach::AtMost(HERD_TIMES)),
+    ])
+}
