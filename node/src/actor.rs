@@ -30,7 +30,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use reveille_api::{ActorKey, Epoch, proto};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use activate::{Activate, chain};
 pub(crate) use command::{Command, Deletion, Reply, Suspended};
@@ -77,6 +77,8 @@ pub(crate) struct Driver {
     backlog: VecDeque<Command>,
     view: Arc<Mutex<View>>,
     stop: CancellationToken,
+    /// Of a frozen activation, while its memory goes to swap.
+    paging: Option<DropGuard>,
 }
 
 enum Stage {
@@ -135,7 +137,8 @@ impl Driver {
         let handle = Handle { commands: sender, view: Arc::clone(&view) };
         let stage = activation.map_or(Stage::Empty, Stage::Serving);
         let backlog = VecDeque::new();
-        let driver = Self { core, actor, fence, stage, commands, backlog, view, stop };
+        let driver =
+            Self { core, actor, fence, stage, commands, backlog, view, stop, paging: None };
         driver.publish();
         (handle, driver)
     }

@@ -16,6 +16,7 @@ pub(crate) mod criu;
 pub(crate) mod gvisor;
 mod launcher;
 mod oci;
+mod pageout;
 
 use std::{
     fmt::Debug,
@@ -29,6 +30,7 @@ use std::{
 use futures::future::BoxFuture;
 use reveille_api::manifest::template::EnvVar;
 pub(crate) use reveille_api::manifest::template::Runtime as Kind;
+use tokio_util::sync::CancellationToken;
 
 use crate::files;
 
@@ -86,6 +88,14 @@ pub(crate) trait Runtime: Debug + Send + Sync {
     fn freeze<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         self.pause(id)
     }
+
+    /// Moves memory of a frozen sandbox to swap, if there is any, as far as that goes or until `stop`. Returns how many
+    /// bytes. It may be thawed meanwhile.
+    fn page_out<'a>(
+        &'a self,
+        id: &'a str,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<u64, Error>>;
 
     /// Undoes a freeze. One that runs is well too.
     fn thaw<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {

@@ -22,3 +22,5 @@ mod lifecycle;
 mod restart;
 #[path = "node/store.rs"]
 mod store;
+#[path = "node/swap.rs"]
+mod swap;

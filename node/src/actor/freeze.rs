@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use reveille_api::{ActorKey, Epoch, Failure, Reason};
+use reveille_api::{ActorKey, Epoch, Failure, Reason, task};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Driver, Reply, Stage,
@@ -71,6 +72,7 @@ impl Driver {
 
     /// The activation of this epoch serves, or is frozen.
     pub(super) fn thaw(&mut self, term: u64, reply: Reply<bool>) {
+        self.paging = None;
         let Stage::Serving(mut activation) = self.take_stage() else { return };
         let thawed = &mut activation.record.thawed;
         *thawed = Some(thawed.unwrap_or(0).max(term));
@@ -90,6 +92,11 @@ impl Driver {
             (self.actor.clone(), |actor| OpError::NotRunning { actor, epoch });
         let outcome = match turned {
             Turned::Done(activation) => {
+                if activation.record.is_frozen() {
+                    let stop = CancellationToken::new();
+                    self.paging = Some(stop.clone().drop_guard());
+                    task::detach("page-out", page_out(actor.clone(), &activation, stop));
+                }
                 self.stage = Stage::Serving(activation);
                 Ok(())
             }
@@ -157,6 +164,24 @@ async fn thaw(
             let Activation { record, runtime, process, lease, .. } = *activation;
             core.teardown(&runtime, &record.sandbox, Some(&process), Some(lease)).await;
             Turned::Lost(format!("it could not be thawed: {why}"))
+        }
+    }
+}
+
+/// Until there is no more to move, or `stop`.
+fn page_out(
+    actor: ActorKey,
+    activation: &Activation,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (runtime, sandbox) = (Arc::clone(&activation.runtime), activation.record.sandbox.clone());
+    async move {
+        match runtime.page_out(&sandbox, stop).await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(%actor, bytes, "memory of a frozen actor went to swap"),
+            Err(error) => {
+                tracing::warn!(%actor, error = chain(&error), "its memory did not go to swap");
+            }
         }
     }
 }

@@ -13,7 +13,9 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::pageout;
 use crate::runtime::Error;
 
 /// How long the kernel is given to freeze processes, or to kill them.
@@ -101,6 +103,16 @@ impl Cgroup {
     pub(super) async fn thaw(&self) -> Result<(), Error> {
         self.write("cgroup.freeze", "0")?;
         self.eventually("thaw", "frozen 0").await
+    }
+
+    /// See [`Runtime::page_out`](super::Runtime::page_out).
+    pub(super) async fn page_out(&self, stop: CancellationToken) -> Result<u64, Error> {
+        if !pageout::there_is_swap() {
+            return Ok(0);
+        }
+        let dir = self.dir.clone();
+        let moved = crate::files::blocking(move || pageout::page_out(&dir, &stop)).await;
+        moved.map_err(Error::file("page out", &self.dir))
     }
 
     /// Kills everything in it, frozen or not, and returns once it is gone.

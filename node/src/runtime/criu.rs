@@ -31,6 +31,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use nix::mount::MsFlags;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Kind, Runtime, Sandbox,
@@ -293,6 +294,14 @@ impl Runtime for Criu {
 
     fn resume<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move { self.cgroups.group(id).thaw().await }.boxed()
+    }
+
+    fn page_out<'a>(
+        &'a self,
+        id: &'a str,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        async move { self.cgroups.group(id).page_out(stop).await }.boxed()
     }
 
     fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>> {

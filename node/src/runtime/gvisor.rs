@@ -26,6 +26,7 @@ use super::{
     launcher::{self, LIMIT, Launcher},
 };
 use crate::{files, process, slots::Netns};
+use tokio_util::sync::CancellationToken;
 
 const RUNSC: &str = "runsc";
 const ERRORS: &str = "runsc.log";
@@ -245,6 +246,20 @@ impl Runtime for Gvisor {
                 return Ok(());
             }
             paused
+        }
+        .boxed()
+    }
+
+    fn page_out<'a>(
+        &'a self,
+        id: &'a str,
+        stop: CancellationToken,
+    ) -> BoxFuture<'a, Result<u64, Error>> {
+        async move {
+            match self.group(id) {
+                Some(group) => group.page_out(stop).await,
+                None => Ok(0),
+            }
         }
         .boxed()
     }

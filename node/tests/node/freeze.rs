@@ -6,7 +6,10 @@ use reveille_api::proto::{self, suspend_reply::Outcome};
 use rstest::rstest;
 use tonic::Code;
 
-use crate::support::{CRIU, GVISOR, Place, ask, cgroups, count, get, is_ended};
+use crate::{
+    support::{CRIU, GVISOR, Place, ask, cgroups, count, eventually, get, is_ended},
+    swap::Swap,
+};
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,6 +74,67 @@ async fn a_new_agent_finds_a_frozen_actor_frozen_and_thaws_it(
     get(&woken.endpoint, "/").await.unwrap_err();
     assert!(node.resume_term(1, 0).await.unwrap());
     assert_eq!(count(&woken.endpoint).await.nonce, before.nonce);
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+/// Bytes of the sandbox that are in memory; what its processes share is counted for each.
+fn resident(place: &Place) -> u64 {
+    let mut bytes = 0;
+    for trace in place.traces() {
+        let ["group", name, ..] = trace.split(' ').collect::<Vec<_>>()[..] else { continue };
+        let pids = std::fs::read_to_string(cgroups().join(name).join("cgroup.procs")).unwrap();
+        for pid in pids.lines() {
+            // One may end meanwhile.
+            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+            let pages = text.split(' ').nth(1).map_or(0, |pages| pages.parse().unwrap());
+            bytes += pages * 4096;
+        }
+    }
+    bytes
+}
+
+const HOLDER: &str = r#"
+import hashlib, http.server, os
+kept = os.urandom(64 << 20)
+class Holder(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = hashlib.blake2b(kept).hexdigest().encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("", 8080), Holder).serve_forever()
+"#;
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_a_frozen_actor_goes_to_swap_and_comes_back_as_it_was(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(mut place) = Place::of(runtime) else { return };
+    if !place.python() {
+        return;
+    }
+    let _swap = Swap::on(256 << 20);
+    let node = place.start(1).await;
+    let command = ["/usr/bin/python3", "-c", HOLDER];
+    let wake = place.wake(1).with("command", command.as_slice().into());
+    let woken = node.activate(&wake).await.unwrap();
+    let before = get(&woken.endpoint, "/").await.unwrap();
+    let running = resident(&place);
+    assert!(running > 64 << 20, "{running}");
+    node.freeze(1, 0).await.unwrap();
+    // Of gVisor's memory most is mapped by two processes, which the kernel moves only if it is asked by group.
+    let moves = runtime == CRIU || cgroups().join("memory.reclaim").exists();
+    eventually("its memory is in swap", async || match resident(&place) {
+        _ if !moves => Ok(()),
+        now if running - now.min(running) > 60 << 20 => Ok(()),
+        now => Err(format!("{now} bytes of {running} are in memory")),
+    })
+    .await;
+    assert!(node.resume_term(1, 0).await.unwrap());
+    assert_eq!(get(&woken.endpoint, "/").await.unwrap(), before);
     node.destroy().await;
     place.eventually_traces(&BTreeSet::new()).await;
 }
