@@ -7,7 +7,7 @@ REVEILLE := target/release/reveille
 # Flags of `reveille up` to add: make up UP="--http 127.0.0.1:9090"
 UP ?=
 
-.PHONY: help up demo test model simulation storm bench lint doctor setup build clean
+.PHONY: help up demo test model simulation storm torture bench lint doctor setup build clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,10 @@ simulation: ## routers, control plane and fake nodes on a simulated network that
 storm: build ## kill everything for 1,000,000 requests and prove that none was lost: REQUESTS=… SEED=… (a seed replays its plan)
 	@$(if $(SEED),STORM_SEED=$(SEED)) STORM_REQUESTS=$(or $(REQUESTS),1000000) \
 	  cargo test --release --locked --quiet --test storm -- --ignored --nocapture nor_in_a_long_one
+
+torture: build ## kill everything of a node in the middle of everything it does, 2,000 times: ROUNDS=… SEED=… (a seed replays its plan)
+	@$(if $(SEED),TORTURE_SEED=$(SEED)) $(if $(ROUNDS),TORTURE_ROUNDS=$(ROUNDS)) \
+	  cargo test --release --locked --quiet --test torture -- --ignored --nocapture also_in_the_long_form
 
 # Those of the table in its documentation.
 FIGURES := $(shell sed -n 's@^//! | `\([a-z]*\)` .*@\1@p' tests/bench/main.rs)

@@ -84,7 +84,7 @@ pub(super) async fn place() -> OwnedSemaphorePermit {
 }
 
 /// A range for workers that no other instance of this process has.
-pub(super) fn free_range() -> String {
+pub fn free_range() -> String {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     format!("10.{}.{}.0/24", 214 + number / 256 % 8, (std::process::id() + number) % 256)
 }

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod cluster;
 pub mod fleet;
+pub mod leaks;
 pub mod manifest;
 pub mod parts;
 pub mod processes;
