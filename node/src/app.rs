@@ -113,6 +113,7 @@ impl Config {
             let swept = runtime.sweep(&keep).await;
             swept.map_err(|source| BuildError::Runtime { name, source })?;
         }
+        snapshots.remove_unfinished().map_err(BuildError::State)?;
         // Of the dead ones too: there may be clients to be told.
         let held: Vec<_> =
             known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();

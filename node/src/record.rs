@@ -170,14 +170,19 @@ impl Records {
         Self { root: root.into() }
     }
 
-    /// Every record that says something. Files are not synced, so a power loss can leave an empty one: it stands for no
+    /// Every record that says something; what an agent that died was writing is removed. Files are not synced, so a power loss can leave an empty one: it stands for no
     /// activation and no fence, which the control plane holds too. What cannot be read at all is an error.
     pub(crate) fn load(&self) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for namespace in files::names(&self.root)? {
             let dir = self.root.join(namespace);
-            for name in files::names(&dir)?.iter().filter(|name| name.ends_with(".json")) {
-                let path = dir.join(name);
+            for name in files::names(&dir)? {
+                let path = dir.join(&name);
+                if !name.ends_with(".json") {
+                    // One that stays is written over by the next.
+                    let _ = std::fs::remove_file(&path);
+                    continue;
+                }
                 let context = |error: io::Error| {
                     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
                 };
@@ -293,6 +298,9 @@ mod tests {
         }
         assert_eq!(records.load().unwrap(), [record("whole")]);
         records.save(&record("empty")).unwrap();
+        let unfinished = dir.path().join("a/new.json.tmp");
+        std::fs::write(&unfinished, "{").unwrap();
         assert_eq!(records.load().unwrap().len(), 2);
+        assert!(!unfinished.exists());
     }
 }

@@ -8,7 +8,8 @@
 //!  <root>/<namespace>/<name>/.del-<id>/   being removed
 //! ```
 //!
-//! Whatever dies whenever: there is the whole snapshot or none. Names with a dot in front are removed at start.
+//! Whatever dies whenever: there is the whole snapshot or none. Names with a dot in front are removed at start, when no
+//! program of the agent before can write there any more.
 //!
 //! Before a restore every file is compared with the manifest. Hashing is left out for files whose [`Stamp`] is the
 //! one this very process saw when it hashed them.
@@ -153,7 +154,7 @@ pub(crate) struct Sealed {
 }
 
 impl Snapshots {
-    /// Reads what is there and removes what an agent that died was writing or deleting.
+    /// Reads what is there.
     pub(crate) fn open(root: &Path, stores: bool) -> io::Result<Self> {
         let mut index = BTreeMap::new();
         for namespace in files::names(root)? {
@@ -162,8 +163,7 @@ impl Snapshots {
                 let Ok(actor) = ActorKey::new(&namespace, &name) else { continue };
                 for id in files::names(&dir)? {
                     let path = dir.join(&id);
-                    if id.starts_with(DRAFT) || id.starts_with(DELETED) {
-                        files::remove(&path)?;
+                    if is_unfinished(&id) {
                         continue;
                     }
                     match read_manifest(&path) {
@@ -184,6 +184,20 @@ impl Snapshots {
         }
         let (machine, drafts) = (Machine::detect()?, AtomicU64::new(0));
         Ok(Self { root: root.into(), machine, stores, drafts, index: Mutex::new(index) })
+    }
+
+    /// Removes what an agent that died was writing or deleting. Its programs have ended: one of them would write on, or make
+    /// the directory again.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        for namespace in files::names(&self.root)? {
+            for name in files::names(&self.root.join(&namespace))? {
+                let dir = self.root.join(&namespace).join(&name);
+                for id in files::names(&dir)?.iter().filter(|id| is_unfinished(id)) {
+                    files::remove(&dir.join(id))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Begins a snapshot.
@@ -449,6 +463,10 @@ impl Entry {
         let disk = disk.map(|file| file.blocks() * 512).sum();
         Self { manifest, hashed, upload, disk, used: unix_ms(), in_use: Arc::default() }
     }
+}
+
+fn is_unfinished(name: &str) -> bool {
+    name.starts_with(DRAFT) || name.starts_with(DELETED)
 }
 
 /// The manifest comes last.

@@ -135,7 +135,7 @@ pub(super) async fn suspend(
         Err(stop) => Err(stop),
     };
     let stop = match committed {
-        Ok(_) => {
+        Ok(in_use) => {
             // From here on the snapshot is the actor: nothing may run beside it.
             activation.end(&core).await;
             let fence = Fence { epoch: fence.epoch, ended: true };
@@ -146,6 +146,8 @@ pub(super) async fn suspend(
             tracing::info!(%actor, epoch = %request.epoch, snapshot = request.snapshot, "an actor sleeps");
             core.uploads.look();
             let taken = core.snapshots.told(&actor, &request.snapshot, &core.node);
+            // It may be in the store by now, and was not evicted then for our sake.
+            drop(in_use);
             uploads::make_room(&core);
             return match taken {
                 Some(taken) => SuspendEnd::Committed(taken),

@@ -38,7 +38,10 @@ use super::{
     cgroup::{self, Cgroups},
     launcher::{self, Launcher},
 };
-use crate::{files, process};
+use crate::{
+    files,
+    process::{self, Process},
+};
 use version::Versions;
 use writes::Memory;
 
@@ -158,10 +161,21 @@ impl Criu {
         self.places.bundles.join(id)
     }
 
-    /// As the programs that work on a sandbox have it.
+    /// As runc and criu have it.
     fn arguments(&self, id: &str) -> [String; 2] {
         let bundle = self.bundle(id);
         ["--bundle", "--work-dir"].map(|option| format!("{option}={}", bundle.display()))
+    }
+
+    /// The programs that work on a sandbox.
+    async fn programs(&self, id: &str) -> Result<Vec<Process>, Error> {
+        let mut programs = Vec::new();
+        for argument in self.arguments(id).into_iter().chain([self.memory.of(id).argument()]) {
+            let found = process::all(argument, |_| true).await;
+            let failed = Error::file("look for processes of", &self.places.bundles);
+            programs.extend(found.map_err(failed)?);
+        }
+        Ok(programs)
     }
 
     /// Gives a sandbox its directories and its group, and runs what makes its processes.
@@ -310,12 +324,7 @@ impl Runtime for Criu {
 
     fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {
         async move {
-            for argument in self.arguments(id) {
-                let found = process::all(argument, |_| true).await;
-                let found =
-                    found.map_err(Error::file("look for processes of", &self.bundle(id)))?;
-                process::end(&found).await;
-            }
+            process::end(&self.programs(id).await?).await;
             self.cgroups.group(id).kill().await
         }
         .boxed()
@@ -336,11 +345,10 @@ impl Runtime for Criu {
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             // A command the agent died over is let finish, so that its sandbox is in a state to go on from.
-            for argument in keep.iter().flat_map(|id| self.arguments(id)) {
-                let commands = process::all(argument, |_| true).await;
-                let commands = commands.map_err(Error::file("look for", &self.programs.criu))?;
-                process::let_finish(&commands).await;
-                process::end(&commands).await;
+            for id in keep {
+                let programs = self.programs(id).await?;
+                process::let_finish(&programs).await;
+                process::end(&programs).await;
             }
             let bundles = &self.places.bundles;
             let mut left = files::names(bundles).map_err(Error::file("read", bundles))?;

@@ -58,6 +58,7 @@ fn death_before_the_commit_leaves_the_old_snapshot_and_nothing_else() {
     std::mem::forget(sealed(&snapshots, "s2"));
     assert!(root.path().join("demo/counter/.tmp-1-s2/manifest.json").exists());
     let snapshots = Snapshots::open(root.path(), true).unwrap();
+    snapshots.remove_unfinished().unwrap();
     assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s1"]);
     assert!(snapshots.get(&actor(), "s2").is_none());
     verify(&snapshots, "s1").unwrap();

@@ -78,6 +78,11 @@ impl Writes {
         self.dir.join("upper")
     }
 
+    /// As the program that packs or unpacks it has it.
+    pub(super) fn argument(&self) -> String {
+        format!("--directory={}", self.upper().display())
+    }
+
     /// Room for a new sandbox that has written nothing.
     pub(super) fn create(&self) -> Result<(), Error> {
         for dir in [self.upper(), self.dir.join("work")] {
@@ -142,7 +147,7 @@ impl Writes {
         command
             .arg(verb)
             .arg(format!("--file={}", archive.display()))
-            .arg(format!("--directory={}", self.upper().display()))
+            .arg(self.argument())
             .args(ATTRIBUTES)
             .args(more)
             .stdin(Stdio::null())
