@@ -166,7 +166,7 @@ mod tests {
 
     /// An actor of epoch 3 that ran, with snapshot `a`; a suspend makes `b`.
     fn case(operation: Operation, told: Result<Told, &str>) -> Case {
-        let wakes = matches!(operation, Operation::Wake | Operation::Fetch);
+        let wakes = operation.wakes();
         Case {
             operation,
             victim: Victim::Agent,

@@ -25,6 +25,13 @@ pub(crate) enum Operation {
     Delete,
 }
 
+impl Operation {
+    /// Makes a sandbox.
+    pub(crate) fn wakes(self) -> bool {
+        matches!(self, Self::Start | Self::Wake | Self::Fetch)
+    }
+}
+
 pub(crate) const OPERATIONS: [Operation; 9] = [
     Operation::Start,
     Operation::Wake,

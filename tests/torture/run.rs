@@ -100,11 +100,12 @@ impl Torture {
                 if number == round.leader {
                     over.store(true, Ordering::Relaxed);
                 }
-                (told, begun.elapsed())
+                told.map(|told| (told, begun.elapsed()))
             }
         });
         let (killed, told) = tokio::join!(killing, join_all(doings));
         let killed = killed.expect("it kills");
+        let told = told.into_iter().collect::<Result<Vec<_>, _>>()?;
         if matches!(round.victim, Victim::Agent | Victim::Everything) {
             self.restart(round.again).await?;
         }
@@ -124,7 +125,9 @@ impl Torture {
                 killed: match round.victim {
                     Victim::Everything => true,
                     Victim::Sandbox => leads && !killed.is_empty(),
-                    Victim::Agent | Victim::Programs => false,
+                    // While it is made, it is one of them.
+                    Victim::Programs => operation.wakes(),
+                    Victim::Agent => false,
                 },
             };
             let (client, killed) = (&client, &killed);
