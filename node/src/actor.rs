@@ -119,7 +119,8 @@ enum Event {
     Suspended(SuspendEnd),
     Turned(freeze::Turned),
     Destroyed,
-    Exited,
+    /// Or is to be ended, for this.
+    Exited(Option<String>),
     Stop,
 }
 
@@ -155,7 +156,7 @@ impl Driver {
                 Event::Suspended(end) => self.suspended(end),
                 Event::Turned(turned) => self.turned(turned),
                 Event::Destroyed => self.destroyed(),
-                Event::Exited => self.exited().await,
+                Event::Exited(why) => self.exited(why).await,
                 Event::Stop => return,
             }
             self.publish();
@@ -176,10 +177,14 @@ impl Driver {
             match stage {
                 Stage::Empty => futures::future::pending().await,
                 Stage::Activating { done, .. } => Event::Activated(done.await),
-                Stage::Serving(activation) => {
+                Stage::Serving(activation) if activation.record.is_frozen() => {
                     activation.process.exited().await;
-                    Event::Exited
+                    Event::Exited(None)
                 }
+                Stage::Serving(activation) => tokio::select! {
+                    () = activation.process.exited() => Event::Exited(activation.watch.killed()),
+                    excess = activation.watch.exceeded() => Event::Exited(Some(excess)),
+                },
                 Stage::Suspending { done, .. } => Event::Suspended(done.await),
                 Stage::Turning { done, .. } => Event::Turned(done.await),
                 Stage::Destroying { done, .. } => {
@@ -435,13 +440,15 @@ impl Driver {
         }
     }
 
-    async fn exited(&mut self) {
+    async fn exited(&mut self, why: Option<String>) {
         let Stage::Serving(activation) = self.take_stage() else { return };
         let epoch = activation.record.epoch;
         activation.end(&self.core).await;
         self.end_activation(epoch);
-        let message = format!("the process ended by itself: {}", activate::see_logs(&self.actor));
-        self.core.report_exit(&self.actor, epoch, message);
+        let why = why.unwrap_or_else(|| {
+            format!("the process ended by itself: {}", activate::see_logs(&self.actor))
+        });
+        self.core.report_exit(&self.actor, epoch, why);
     }
 
     async fn delete_snapshots(&mut self, deletion: Deletion) -> Result<(), OpError> {

@@ -15,8 +15,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use reveille_api::{ActorKey, manifest::template::Runtime as Kind};
 
 use crate::{
-    actor::{come_back, freeze_again},
+    actor::{chain, come_back, freeze_again},
     core::{Activated, Activation, Core},
+    limits::Watch,
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
@@ -83,14 +84,19 @@ impl Candidate {
         };
         let endpoint = record.endpoint.to_string();
         let reply = Activated { endpoint, fetch_us: 0, restore_us: 0, ready_us: 0 };
-        let mut activation = Box::new(Activation { record, runtime, process, lease, reply });
+        let watch = Watch::new(&runtime, &record.sandbox, process.id().pid, &record.limits);
+        let mut activation = Box::new(Activation { record, runtime, process, lease, watch, reply });
         let outcome = match activation.record.phase.clone() {
             Phase::Suspending { snapshot } if core.snapshots.get(&actor, &snapshot).is_some() => {
                 Err("its snapshot is committed".into())
             }
             Phase::Suspending { .. } => come_back(core, &actor, fence, &mut activation).await,
             Phase::Frozen { .. } => freeze_again(&activation).await,
-            Phase::Serving | Phase::Starting => Ok(()),
+            // The agent before this one may have died while it held it to its limits.
+            Phase::Serving | Phase::Starting => {
+                let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
+                thawed.map_err(|error| chain(&error))
+            }
         };
         let outcome = match outcome {
             Ok(()) if activation.record.is_frozen() => Ok(()),

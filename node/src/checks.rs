@@ -14,6 +14,7 @@ use crate::{
     config::{Config, Layout},
     runtime::{
         Runtime,
+        cgroup::Cgroups,
         criu::{Criu, Programs},
         gvisor::{Flags, Gvisor},
     },
@@ -227,17 +228,25 @@ async fn network(config: &Config) -> Check {
     }
 }
 
-/// Templates may ask for limits that only cgroup v2 can keep.
+/// Who holds actors to `resources`.
 fn limits() -> Check {
-    const FIX: &str = "templates' resources.cpu and resources.memory are not enforced by this version; pids are by gvisor, and by criu where cgroup v2 has that controller";
-    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
-    let found = match controllers {
-        Ok(text) if text.contains("memory") => {
-            "cgroup v2 is there, but the node does not use it yet"
+    const NAME: &str = "limits";
+    const MOUNT: &str = "mount cgroup v2: without it gvisor refuses templates with resources.cpu or resources.memory";
+    const BOOT: &str =
+        "boot with cgroup v2 alone (systemd.unified_cgroup_hierarchy=1) and the kernel holds them";
+    match Cgroups::detect() {
+        Err(error) => Check::warn(NAME, error.to_string(), MOUNT),
+        Ok(cgroups) => {
+            let missing = cgroups.missing().collect::<Vec<_>>().join(", ");
+            if missing.is_empty() {
+                return Check::ok(NAME, "cpu, memory and pids are held by the kernel (cgroup v2)");
+            }
+            let found = format!(
+                "cgroup v2 has no controller for {missing}: the node agent holds actors to it by looking, ten times a second"
+            );
+            Check::warn(NAME, found, BOOT)
         }
-        _ => "cgroup v2 with the memory controller is not there",
-    };
-    Check::warn("limits", found, FIX)
+    }
 }
 
 fn disk(dir: &Path) -> Check {

@@ -21,6 +21,7 @@ use tonic::{Status, metadata::MetadataValue};
 use crate::{
     config::Layout,
     fetches::Fetches,
+    limits::Watch,
     logs::Logs,
     process::Process,
     record::{ActivationRecord, Fenced, Records},
@@ -188,6 +189,7 @@ pub(crate) struct Activation {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) process: Process,
     pub(crate) lease: Lease,
+    pub(crate) watch: Watch,
     pub(crate) reply: Activated,
 }
 

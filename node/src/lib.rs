@@ -32,6 +32,7 @@ mod app;
 mod core;
 mod fetches;
 mod files;
+mod limits;
 mod logs;
 mod process;
 mod readiness;

@@ -19,7 +19,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::{ActorKey, Epoch, manifest::template::Runtime, proto};
+use reveille_api::{
+    ActorKey, Epoch,
+    manifest::template::{Resources, Runtime},
+    proto,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -106,6 +110,8 @@ pub(crate) struct ActivationRecord {
     /// The highest term whose freeze was undone: one that comes after that is late.
     #[serde(default)]
     pub(crate) thawed: Option<u64>,
+    #[serde(default)]
+    pub(crate) limits: Resources,
 }
 
 /// Of records from before there was another.
@@ -263,6 +269,7 @@ mod tests {
             phase: Phase::Suspending { snapshot: "x".into() },
             resumed: Some("w".into()),
             thawed: Some(3),
+            limits: Resources { pids: Some(5), ..Resources::default() },
         };
         let record = |namespace, activation| Record {
             actor: ActorKey::new(namespace, "counter").unwrap(),

@@ -11,7 +11,7 @@
 //! A runtime knows nothing of actors, epochs or endpoints: it is given a [`Sandbox`], and everything that
 //! serialises, fences or cleans up after a crash is its caller's.
 
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod criu;
 pub(crate) mod gvisor;
 mod launcher;
@@ -28,11 +28,12 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use reveille_api::manifest::template::EnvVar;
 pub(crate) use reveille_api::manifest::template::Runtime as Kind;
+use reveille_api::manifest::template::{EnvVar, Resources};
 use tokio_util::sync::CancellationToken;
 
 use crate::files;
+use cgroup::Cgroup;
 
 /// Longest text of a program that is handed on.
 const MAX_MESSAGE: usize = 2048;
@@ -47,7 +48,7 @@ pub(crate) struct Sandbox {
     pub(crate) env: Vec<EnvVar>,
     /// Never written to.
     pub(crate) rootfs: PathBuf,
-    pub(crate) pids: Option<u64>,
+    pub(crate) limits: Resources,
     /// The network namespace, as any process may open it.
     pub(crate) netns: PathBuf,
     /// Where its output goes.
@@ -110,6 +111,15 @@ pub(crate) trait Runtime: Debug + Send + Sync {
 
     /// Removes what a killed sandbox leaves behind, if anything. May take seconds.
     fn discard<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Its control group.
+    fn group(&self, id: &str) -> Option<Cgroup>;
+
+    /// The part of these limits that nothing here holds by itself.
+    fn unheld(&self, limits: &Resources) -> Resources;
+
+    /// Bytes of memory that a sandbox takes, exactly only where it may be more than `limit`. Blocks.
+    fn memory(&self, id: &str, pid: i32, limit: u64) -> io::Result<u64>;
 
     /// Kills and removes every sandbox of this data directory that is not in `keep`.
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>>;
@@ -215,6 +225,16 @@ fn read_pid(path: &Path) -> Result<i32, Error> {
         text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     });
     pid.map_err(Error::file("read", path))
+}
+
+/// Kibibytes in a file of `/proc` with lines "Key:   123 kB".
+fn kibibytes(pid: i32, file: &str, keys: &[&str]) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let values = lines.filter(|(key, _)| keys.contains(key)).filter_map(|(_, value)| {
+        value.split_whitespace().next().and_then(|number| number.parse::<u64>().ok())
+    });
+    Ok(values.sum())
 }
 
 /// Removes what is left of the sandboxes that have a bundle here and are not in `keep`.

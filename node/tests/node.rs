@@ -18,6 +18,8 @@ mod freeze;
 mod isolation;
 #[path = "node/lifecycle.rs"]
 mod lifecycle;
+#[path = "node/limits.rs"]
+mod limits;
 #[path = "node/programs.rs"]
 mod programs;
 #[path = "node/restart.rs"]

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     core::{Activated, Activation, Core, OpError},
     files,
+    limits::Watch,
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
@@ -100,14 +101,15 @@ pub(super) async fn activate(
         () = cancel.cancelled() => Err(cancelled()),
     };
     match launched {
-        Ok((record, process, reply)) => {
+        Ok((record, process, watch, reply)) => {
             lease.let_go_of_netns();
             tracing::info!(
                 %actor, epoch = %request.epoch, worker = request.worker, endpoint = reply.endpoint,
                 fetch_us = reply.fetch_us, restore_us = reply.restore_us, ready_us = reply.ready_us,
                 restored = request.snapshot.is_some(), "an actor serves"
             );
-            Ok(Box::new(Activation { record, runtime: runtime.clone(), process, lease, reply }))
+            let runtime = runtime.clone();
+            Ok(Box::new(Activation { record, runtime, process, lease, watch, reply }))
         }
         Err(error) => {
             tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
@@ -133,7 +135,7 @@ impl Attempt<'_> {
         lease: &mut Lease,
         id: String,
         rootfs: PathBuf,
-    ) -> Result<(ActivationRecord, Process, Activated), OpError> {
+    ) -> Result<(ActivationRecord, Process, Watch, Activated), OpError> {
         let (core, spec) = (self.core, &self.request.template);
         let image = match &self.request.snapshot {
             Some(snapshot) => Some(self.image(snapshot).await?),
@@ -156,6 +158,7 @@ impl Attempt<'_> {
             phase: Phase::Starting,
             resumed: None,
             thawed: None,
+            limits: spec.resources.clone(),
         };
         self.save(&record)?;
         let output =
@@ -166,7 +169,7 @@ impl Attempt<'_> {
             command: spec.command.clone(),
             env: spec.env.clone(),
             rootfs,
-            pids: spec.resources.pids,
+            limits: spec.resources.clone(),
             netns: lease.netns(),
             output: Arc::new(output),
         };
@@ -178,7 +181,9 @@ impl Attempt<'_> {
                 None => self.runtime.start(&sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
-            Process::open(pid).map_err(|_| self.ended())
+            let watch = Watch::new(self.runtime, &sandbox.id, pid, &sandbox.limits);
+            let process = Process::open(pid).map_err(|_| self.ended(&watch))?;
+            Ok((process, watch))
         };
         let opened = async {
             let opened = lease.open_first(endpoint, spec.port).await;
@@ -186,28 +191,29 @@ impl Attempt<'_> {
         };
         let mut launched = pin!(async { tokio::try_join!(launched, opened) });
         let mut passed = pin!(check.passed());
-        let (process, restore) = tokio::select! {
+        let (process, watch, restore) = tokio::select! {
             biased;
             launched = &mut launched => {
-                let (process, ()) = launched?;
+                let ((process, watch), ()) = launched?;
                 let restore = self.begin.elapsed();
                 check.hurry();
                 tokio::select! {
                     biased;
                     () = &mut passed => {}
-                    () = process.exited() => return Err(self.ended()),
+                    () = process.exited() => return Err(self.ended(&watch)),
+                    excess = watch.exceeded() => return Err(self.failure(excess)),
                     () = tokio::time::sleep(spec.readiness.timeout) => {
                         let (limit, miss) = (spec.readiness.timeout, check.last_miss());
                         return Err(self.failure(format!("not ready within {limit:?}: {miss}")));
                     }
                 }
-                (process, restore)
+                (process, watch, restore)
             }
             // It answers already, and the program is only about to end.
             () = &mut passed => {
                 let restore = self.begin.elapsed();
-                let (process, ()) = launched.await?;
-                (process, restore)
+                let ((process, watch), ()) = launched.await?;
+                (process, watch, restore)
             }
         };
         record.process = Some(process.id());
@@ -220,7 +226,7 @@ impl Attempt<'_> {
             restore_us: micros(restore - fetch),
             ready_us: micros(self.begin.elapsed() - restore),
         };
-        Ok((record, process, reply))
+        Ok((record, process, watch, reply))
     }
 
     /// The snapshot, whole and on this node.
@@ -282,8 +288,9 @@ impl Attempt<'_> {
         Failure::new(reason, message).into()
     }
 
-    fn ended(&self) -> OpError {
-        self.failure(format!("the process ended before it was ready: {}", see_logs(self.actor)))
+    fn ended(&self, watch: &Watch) -> OpError {
+        let why = watch.killed().unwrap_or_else(|| see_logs(self.actor));
+        self.failure(format!("the process ended before it was ready: {why}"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Cgroups`]: a control group (v2) for each sandbox. It freezes and kills, and knows every process.
 //!
 //! The groups lie side by side at the root of the hierarchy, named by their sandboxes. A machine may have its controllers
-//! in hierarchies of version 1, which are left alone: then there is none here, and of limits only what needs none.
+//! in hierarchies of version 1, which are left alone: then there is none here, and [`limits`](crate::limits) holds what
+//! the kernel does not.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use reveille_api::manifest::template::Resources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,27 +22,44 @@ use crate::runtime::Error;
 
 /// How long the kernel is given to freeze processes, or to kill them.
 const PATIENCE: Duration = Duration::from_secs(10);
-const PIDS: &str = "pids";
+/// Those that hold limits.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Of `cpu.max`, in microseconds; the kernel takes no quota below the second.
+const PERIOD: u64 = 100_000;
+const MIN_QUOTA: u64 = 1_000;
+const FREEZE: &str = "cgroup.freeze";
 const PROCS: &str = "cgroup.procs";
 /// Where the namespace of CRIU's launcher has the hierarchy: runc looks for it there.
 pub(super) const INSIDE: &str = "/sys/fs/cgroup";
 
 /// The hierarchy.
 #[derive(Clone, Debug)]
-pub(super) struct Cgroups {
+pub(crate) struct Cgroups {
     root: PathBuf,
-    limits_pids: bool,
+    /// Of [`CONTROLLERS`], those that are here.
+    controllers: Vec<&'static str>,
 }
 
 /// One group, be it there or not.
 #[derive(Clone, Debug)]
-pub(super) struct Cgroup {
+pub(crate) struct Cgroup {
     dir: PathBuf,
+}
+
+/// Everything in a group stands still as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Stopped<'a>(&'a Cgroup);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        // One that is gone needs none.
+        let _ = self.0.write(FREEZE, "0");
+    }
 }
 
 impl Cgroups {
     /// Finds where the hierarchy is mounted.
-    pub(super) fn detect() -> Result<Self, Error> {
+    pub(crate) fn detect() -> Result<Self, Error> {
         let path = Path::new("/proc/self/mounts");
         let mounts = fs::read_to_string(path).map_err(Error::file("read", path))?;
         let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -51,27 +70,64 @@ impl Cgroups {
                 "cgroup v2 is not mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified".into(),
             )
         })?;
-        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        let mut limits_pids = controllers.split_whitespace().any(|controller| controller == PIDS);
-        if limits_pids {
-            limits_pids = fs::write(root.join("cgroup.subtree_control"), "+pids").is_ok();
+        let there = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        let there: Vec<_> = there.split_whitespace().collect();
+        let enabled = |name: &str| {
+            there.contains(&name)
+                && fs::write(root.join("cgroup.subtree_control"), format!("+{name}")).is_ok()
+        };
+        let controllers = CONTROLLERS.into_iter().filter(|name| enabled(name)).collect();
+        Ok(Self { root, controllers })
+    }
+
+    /// Limits that the kernel cannot hold here.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &'static str> {
+        CONTROLLERS.into_iter().filter(|name| !self.controllers.contains(name))
+    }
+
+    /// The part of these limits that the kernel does not hold.
+    pub(super) fn unheld(&self, limits: &Resources) -> Resources {
+        let missing: Vec<_> = self.missing().collect();
+        Resources {
+            cpu: limits.cpu.filter(|_| missing.contains(&"cpu")),
+            memory: limits.memory.filter(|_| missing.contains(&"memory")),
+            pids: limits.pids.filter(|_| missing.contains(&"pids")),
         }
-        Ok(Self { root, limits_pids })
     }
 
     pub(super) fn group(&self, id: &str) -> Cgroup {
         Cgroup { dir: self.root.join(id) }
     }
 
-    /// Makes the group of a sandbox.
-    pub(super) fn create(&self, id: &str, pids: Option<u64>) -> Result<Cgroup, Error> {
+    /// Makes the group of a sandbox, with those of its limits that the kernel holds.
+    pub(super) fn create(&self, id: &str, limits: &Resources) -> Result<Cgroup, Error> {
         let group = self.group(id);
         fs::create_dir(&group.dir).map_err(Error::file("create", &group.dir))?;
-        if let Some(pids) = pids.filter(|_| self.limits_pids) {
-            group.write("pids.max", &pids.to_string())?;
+        for (controller, file, value) in settings(limits) {
+            if self.controllers.contains(&controller) {
+                group.write(file, &value)?;
+            }
         }
         Ok(group)
     }
+}
+
+/// What to write where, and what must be there for that.
+fn settings(limits: &Resources) -> Vec<(&'static str, &'static str, String)> {
+    let mut settings = Vec::new();
+    if let Some(cpu) = limits.cpu {
+        let quota = (cpu.0 * PERIOD / 1000).max(MIN_QUOTA);
+        settings.push(("cpu", "cpu.max", format!("{quota} {PERIOD}")));
+    }
+    if let Some(memory) = limits.memory {
+        settings.push(("memory", "memory.max", memory.0.to_string()));
+        // Half an actor is of no use.
+        settings.push(("memory", "memory.oom.group", "1".into()));
+    }
+    if let Some(pids) = limits.pids {
+        settings.push(("pids", "pids.max", pids.to_string()));
+    }
+    settings
 }
 
 impl Cgroup {
@@ -96,12 +152,12 @@ impl Cgroup {
 
     /// Returns once everything in it stands still.
     pub(super) async fn freeze(&self) -> Result<(), Error> {
-        self.write("cgroup.freeze", "1")?;
+        self.write(FREEZE, "1")?;
         self.eventually("freeze", "frozen 1").await
     }
 
     pub(super) async fn thaw(&self) -> Result<(), Error> {
-        self.write("cgroup.freeze", "0")?;
+        self.write(FREEZE, "0")?;
         self.eventually("thaw", "frozen 0").await
     }
 
@@ -113,6 +169,40 @@ impl Cgroup {
         let dir = self.dir.clone();
         let moved = crate::files::blocking(move || pageout::page_out(&dir, &stop)).await;
         moved.map_err(Error::file("page out", &self.dir))
+    }
+
+    /// Stops everything in it, in a moment.
+    pub(crate) fn stop(&self) -> Result<Stopped<'_>, Error> {
+        self.write(FREEZE, "1").map(|()| Stopped(self))
+    }
+
+    /// CPU time that was used in it.
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
+        let used = self.number("cpu.stat", "usage_usec")?;
+        used.map(Duration::from_micros).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Processes that the kernel killed for the group's memory limit.
+    pub(crate) fn out_of_memory(&self) -> bool {
+        self.number("memory.events", "oom_kill").is_ok_and(|killed| killed > Some(0))
+    }
+
+    /// Processes and threads in it.
+    pub(crate) fn threads(&self) -> io::Result<u64> {
+        Ok(fs::read_to_string(self.dir.join("cgroup.threads"))?.lines().count() as u64)
+    }
+
+    /// Its processes.
+    pub(super) fn processes(&self) -> io::Result<Vec<i32>> {
+        let text = fs::read_to_string(self.dir.join(PROCS))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Of a file of lines "key value".
+    fn number(&self, file: &str, key: &str) -> io::Result<Option<u64>> {
+        let text = fs::read_to_string(self.dir.join(file))?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse().ok()))
     }
 
     /// Kills everything in it, frozen or not, and returns once it is gone.
@@ -171,5 +261,28 @@ fn wait(events: &Path, wanted: &str) -> io::Result<()> {
         if seen == 0 && left.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("still {text:?}")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reveille_api::manifest::quantity::{Bytes, Cpu};
+
+    use super::*;
+
+    #[test]
+    fn limits_are_written_for_the_controllers_there_are_and_the_others_are_told() {
+        let limits = Resources { cpu: Some(Cpu(1500)), memory: Some(Bytes(9)), pids: Some(3) };
+        let dir = tempfile::tempdir().unwrap();
+        let some = Cgroups { root: dir.path().into(), controllers: vec!["memory", "cpu"] };
+        let unheld = Resources { pids: Some(3), ..Resources::default() };
+        assert_eq!(some.unheld(&limits), unheld);
+        assert_eq!(some.missing().collect::<Vec<_>>(), ["pids"]);
+        let written = settings(&limits);
+        let written: Vec<_> = written.iter().map(|(_, file, value)| (*file, &**value)).collect();
+        let expected =
+            [("cpu.max", "150000 100000"), ("memory.max", "9"), ("memory.oom.group", "1")];
+        assert_eq!(written[..3], expected);
+        assert_eq!(settings(&Resources { cpu: Some(Cpu(1)), ..unheld })[0].2, "1000 100000");
     }
 }

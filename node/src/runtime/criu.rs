@@ -31,11 +31,12 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use nix::mount::MsFlags;
+use reveille_api::manifest::template::Resources;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Kind, Runtime, Sandbox,
-    cgroup::{self, Cgroups},
+    cgroup::{self, Cgroup, Cgroups},
     launcher::{self, Launcher},
 };
 use crate::{
@@ -55,6 +56,8 @@ const RUNC_LOG: &str = "runc.log";
 const CRIU_LOG: &str = "criu.log";
 /// What an image calls the network namespace.
 const NETWORK: &str = "net";
+/// Mounts of a container that keep their files in memory.
+const TMPFS: [&str; 3] = ["/dev", "/dev/shm", "/tmp"];
 /// Deleted files that are still open may be this large.
 const GHOSTS: &str = "--ghost-limit=64M";
 /// Written by criu into a log on every machine without CAP_SYS_RESOURCE, and of no consequence.
@@ -191,7 +194,7 @@ impl Criu {
         if let Some(image) = image {
             writes.load(&self.launcher, image).await?;
         }
-        self.cgroups.create(&sandbox.id, sandbox.pids)?;
+        self.cgroups.create(&sandbox.id, &sandbox.limits)?;
         let root = bundle.join(ROOT);
         writes.mount(&self.launcher, &sandbox.rootfs, &root).await?;
         match image {
@@ -340,6 +343,37 @@ impl Runtime for Criu {
             files::remove(&bundle).map_err(Error::file("remove", &bundle))
         }
         .boxed()
+    }
+
+    fn group(&self, id: &str) -> Option<Cgroup> {
+        Some(self.cgroups.group(id))
+    }
+
+    fn unheld(&self, limits: &Resources) -> Resources {
+        self.cgroups.unheld(limits)
+    }
+
+    /// That of its processes, and its files, which are all in memory.
+    fn memory(&self, id: &str, pid: i32, limit: u64) -> io::Result<u64> {
+        let processes = self.cgroups.group(id).processes()?;
+        let sum = |file: &str, keys: [&str; 2]| {
+            // One may end meanwhile.
+            let of = |pid: &i32| keys.map(|key| super::kibibytes(*pid, file, &[key]).unwrap_or(0));
+            processes.iter().map(of).fold([0, 0], |a, b| [a[0] + b[0] * 1024, a[1] + b[1] * 1024])
+        };
+        let mut files = self.memory.of(id).bytes()?;
+        for tmpfs in TMPFS {
+            let usage = rustix::fs::statvfs(Path::new(&format!("/proc/{pid}/root{tmpfs}")))?;
+            files += (usage.f_blocks - usage.f_bfree) * usage.f_frsize;
+        }
+        // Files that are mapped are of both.
+        let total = |[own, shared]: [u64; 2]| own + shared.max(files);
+        let roughly = total(sum("status", ["RssAnon", "RssShmem"]));
+        if roughly <= limit {
+            return Ok(roughly);
+        }
+        // What processes share was counted for each of them.
+        Ok(total(sum("smaps_rollup", ["Pss_Anon", "Pss_Shmem"])))
     }
 
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {

@@ -10,6 +10,7 @@ mod spec;
 
 use std::{
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -19,6 +20,7 @@ use futures::{FutureExt, future::BoxFuture};
 pub(crate) use flags::Flags;
 
 use nix::mount::MsFlags;
+use reveille_api::manifest::template::Resources;
 
 use super::{
     Error, Kind, Runtime, Sandbox,
@@ -33,6 +35,8 @@ const ERRORS: &str = "runsc.log";
 const PID_FILE: &str = "pid";
 /// Of an image, the file with everything but the memory.
 const KERNEL: &str = "checkpoint.img";
+/// Of a sandbox, the name of the file that is its memory.
+const MEMORY: &[u8] = b"/memfd:runsc-memory";
 /// What makes runsc of 2024 take the namespace it is given for the machine's own, and then refuse to work. Newer kernels
 /// show it in every namespace. Where they do, runsc finds an empty directory there.
 const MARK: &str = "/proc/sys/net/core/rmem_default";
@@ -83,9 +87,17 @@ impl Gvisor {
     }
 
     /// As [`Gvisor::command`]; what it starts is in the sandbox's own control group.
-    fn command_in_group(&self, log: &Path, id: &str) -> Result<Command, Error> {
-        let Some(cgroups) = &self.cgroups else { return Ok(self.command(log)) };
-        let group = cgroups.create(id, None)?;
+    fn command_in_group(&self, log: &Path, sandbox: &Sandbox) -> Result<Command, Error> {
+        let limits = of_group(&sandbox.limits);
+        let Some(cgroups) = &self.cgroups else {
+            if limits == Resources::default() {
+                return Ok(self.command(log));
+            }
+            return Err(Error::Unsupported(
+                "resources.cpu and resources.memory need cgroup v2: mount it, or start the actor elsewhere".into(),
+            ));
+        };
+        let group = cgroups.create(&sandbox.id, &limits)?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]);
         command.arg(group.entrance()).arg(&self.binary);
@@ -96,7 +108,7 @@ impl Gvisor {
         command
             .arg(self.root_argument())
             .args(["--platform=systrap", "--network=sandbox", "--overlay2=root:memory"])
-            // No limits without cgroup v2, and never a hand on the machine's own groups.
+            // The group is ours to make: never a hand of runsc on the machine's own.
             .args(["--ignore-cgroups=true", "--log-format=json"])
             .arg(format!("--log={}", log.display()))
             .stdin(Stdio::null())
@@ -134,7 +146,7 @@ impl Gvisor {
         let output = || output().map_err(Error::file("open the log of", bundle));
         let pid_file = bundle.join(PID_FILE);
         let log = bundle.join(ERRORS);
-        let mut command = self.command_in_group(&log, &sandbox.id)?;
+        let mut command = self.command_in_group(&log, sandbox)?;
         command
             .args([verb, "--detach"])
             .arg(self.bundle_argument(&sandbox.id))
@@ -163,11 +175,6 @@ impl Gvisor {
         let mut command = self.command(&log);
         command.args(["--network=none", "do", "/bin/true"]);
         self.run("do", command, &log).await
-    }
-
-    /// The sandbox's control group, if it has one.
-    fn group(&self, id: &str) -> Option<Cgroup> {
-        self.cgroups.as_ref().map(|cgroups| cgroups.group(id)).filter(Cgroup::exists)
     }
 
     /// As runsc has it: "running", "paused", "stopped".
@@ -333,6 +340,29 @@ impl Runtime for Gvisor {
         .boxed()
     }
 
+    fn group(&self, id: &str) -> Option<Cgroup> {
+        self.cgroups.as_ref().map(|cgroups| cgroups.group(id)).filter(Cgroup::exists)
+    }
+
+    fn unheld(&self, limits: &Resources) -> Resources {
+        let limits = of_group(limits);
+        self.cgroups.as_ref().map(|cgroups| cgroups.unheld(&limits)).unwrap_or_default()
+    }
+
+    /// All memory of its processes and its files is one file of the sandbox; beside it there is the sandbox's own.
+    fn memory(&self, _id: &str, pid: i32, _limit: u64) -> io::Result<u64> {
+        let own = super::kibibytes(pid, "status", &["RssAnon"])? * 1024;
+        let open = PathBuf::from(format!("/proc/{pid}/fd"));
+        for name in files::names(&open)? {
+            let path = open.join(name);
+            let is = |target: PathBuf| target.as_os_str().as_encoded_bytes().starts_with(MEMORY);
+            if std::fs::read_link(&path).is_ok_and(is) {
+                return Ok(own + std::fs::metadata(&path)?.blocks() * 512);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "the sandbox has no memory file"))
+    }
+
     fn sweep<'a>(&'a self, keep: &'a [String]) -> BoxFuture<'a, Result<(), Error>> {
         async move {
             let kept: Vec<_> = keep.iter().map(|id| self.bundle_argument(id)).collect();
@@ -358,6 +388,11 @@ impl Runtime for Gvisor {
         }
         Ok(())
     }
+}
+
+/// Those of the sandbox as a whole. The number of processes is its own kernel's to limit.
+fn of_group(limits: &Resources) -> Resources {
+    Resources { pids: None, ..limits.clone() }
 }
 
 async fn launch_apart(mounts: Vec<PathBuf>) -> io::Result<Launcher> {

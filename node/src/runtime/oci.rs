@@ -172,7 +172,7 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use reveille_api::manifest::template::EnvVar;
+    use reveille_api::manifest::template::{EnvVar, Resources};
 
     pub(in crate::runtime) fn sandbox() -> Sandbox {
         Sandbox {
@@ -181,7 +181,7 @@ pub(super) mod tests {
             command: vec!["/counter".into()],
             env: vec![EnvVar { name: "LOG".into(), value: "info".into() }],
             rootfs: "/rootfs".into(),
-            pids: Some(7),
+            limits: Resources { pids: Some(7), ..Resources::default() },
             netns: "/proc/1/fd/3".into(),
             output: Arc::new(std::fs::File::open("/dev/null").unwrap()),
         }

@@ -45,11 +45,15 @@ impl Nodes for Scripted {
     }
 }
 
-async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
+pub(crate) async fn next(reports: &mut mpsc::Receiver<Report>) -> Report {
     tokio::time::timeout(Duration::from_secs(10), reports.recv()).await.expect("a report").unwrap()
 }
 
-async fn serve(place: &Place, stop: &CancellationToken) -> (JoinSet<()>, mpsc::Receiver<Report>) {
+/// A control plane that only listens, and what it hears.
+pub(crate) async fn serve(
+    place: &Place,
+    stop: &CancellationToken,
+) -> (JoinSet<()>, mpsc::Receiver<Report>) {
     let (sender, reports) = mpsc::channel(64);
     let listener = address(place, "run/control.sock").listen().await.unwrap();
     let server = tonic::transport::Server::builder()

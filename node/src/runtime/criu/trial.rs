@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use reveille_api::manifest::template::Resources;
+
 use super::Criu;
 use crate::{
     files,
@@ -31,7 +33,7 @@ impl Criu {
             command: vec!["sleep".into(), "60".into()],
             env: Vec::new(),
             rootfs: PathBuf::from("/"),
-            pids: None,
+            limits: Resources::default(),
             netns: netns.path(),
             output: Arc::clone(&output),
         };

@@ -11,6 +11,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -81,6 +82,23 @@ impl Writes {
     /// As the program that packs or unpacks it has it.
     pub(super) fn argument(&self) -> String {
         format!("--directory={}", self.upper().display())
+    }
+
+    /// Bytes that were written.
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        let (mut bytes, mut dirs) = (0, vec![self.upper()]);
+        while let Some(dir) = dirs.pop() {
+            for name in files::names(&dir)? {
+                // It may be deleted meanwhile.
+                let path = dir.join(name);
+                let Ok(entry) = fs::symlink_metadata(&path) else { continue };
+                bytes += entry.blocks() * 512;
+                if entry.is_dir() {
+                    dirs.push(path);
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     /// Room for a new sandbox that has written nothing.

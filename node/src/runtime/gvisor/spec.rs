@@ -24,7 +24,7 @@ pub(super) fn spec(sandbox: &Sandbox) -> Spec<'_> {
     let mut spec = Spec::new(sandbox, &sandbox.rootfs, MOUNTS);
     let rlimits = &mut spec.process.rlimits;
     rlimits.push(Rlimit::new("RLIMIT_NOFILE", MAX_FILES));
-    rlimits.extend(sandbox.pids.map(|pids| Rlimit::new("RLIMIT_NPROC", pids)));
+    rlimits.extend(sandbox.limits.pids.map(|pids| Rlimit::new("RLIMIT_NPROC", pids)));
     spec
 }
 
