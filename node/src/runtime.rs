@@ -14,6 +14,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod criu;
 pub(crate) mod gvisor;
+mod identity;
 mod launcher;
 mod oci;
 mod pageout;
@@ -32,6 +33,8 @@ pub(crate) use reveille_api::manifest::template::Runtime as Kind;
 use reveille_api::manifest::template::{EnvVar, Resources};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use identity::Identity;
+
 use crate::files;
 use cgroup::Cgroup;
 
@@ -43,7 +46,8 @@ const MAX_MESSAGE: usize = 2048;
 pub(crate) struct Sandbox {
     /// Unique for ever; all have the same length, so that none is a prefix of another.
     pub(crate) id: String,
-    pub(crate) hostname: String,
+    /// Its name is the host's too.
+    pub(crate) identity: Identity,
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<EnvVar>,
     /// Never written to.

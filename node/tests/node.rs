@@ -14,6 +14,8 @@ mod control_plane;
 mod failure;
 #[path = "node/freeze.rs"]
 mod freeze;
+#[path = "node/identity.rs"]
+mod identity;
 #[path = "node/isolation.rs"]
 mod isolation;
 #[path = "node/lifecycle.rs"]

@@ -30,7 +30,7 @@ use crate::{
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
-    runtime::{Runtime, Sandbox},
+    runtime::{Identity, Runtime, Sandbox},
     slots::{Lease, Refused},
     snapshots::{Image, Unusable},
     store, uploads,
@@ -165,7 +165,7 @@ impl Attempt<'_> {
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
         let sandbox = Sandbox {
             id,
-            hostname: self.actor.name().into(),
+            identity: Identity { actor: self.actor.clone(), epoch: self.request.epoch },
             command: spec.command.clone(),
             env: spec.env.clone(),
             rootfs,

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! runc is needed for a start only: what comes after is one control group and its processes, which outlive the agent.
-//! Of what a container shares with the machine, its network namespace and its log, an image holds only the names; a
-//! restore is given others in their place. The agent has ended every connection from outside by then and nothing moves,
-//! so nothing is locked while sockets are saved; connections of the actor to itself are saved as they are.
+//! Of what a container shares with the machine, its network namespace, its log and the files that tell it who it is, an
+//! image holds only the names; a restore is given others in their place. The agent has ended every connection from outside
+//! by then and nothing moves, so nothing is locked while sockets are saved; connections of the actor to itself are saved
+//! as they are.
 //!
 //! While it reads, criu runs code of its own in the processes. One that is killed then mostly leaves them able to go on:
 //! of eleven, one process died of a trap, which is seen as its end.
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Kind, Runtime, Sandbox,
     cgroup::{self, Cgroup, Cgroups},
+    identity,
     launcher::{self, Launcher},
 };
 use crate::{
@@ -56,6 +58,8 @@ const RUNC_LOG: &str = "runc.log";
 const CRIU_LOG: &str = "criu.log";
 /// What an image calls the network namespace.
 const NETWORK: &str = "net";
+/// And the mount that tells an actor who it is.
+const IDENTITY: &str = "identity";
 /// Mounts of a container that keep their files in memory.
 const TMPFS: [&str; 3] = ["/dev", "/dev/shm", "/tmp"];
 /// Deleted files that are still open may be this large.
@@ -197,16 +201,22 @@ impl Criu {
         self.cgroups.create(&sandbox.id, &sandbox.limits)?;
         let root = bundle.join(ROOT);
         writes.mount(&self.launcher, &sandbox.rootfs, &root).await?;
+        let identity = sandbox.identity.write(&bundle)?.display().to_string();
         match image {
-            None => self.run_container(sandbox, &bundle).await?,
-            Some(image) => self.restore_container(sandbox, &bundle, image).await?,
+            None => self.run_container(sandbox, &bundle, &identity).await?,
+            Some(image) => self.restore_container(sandbox, &bundle, &identity, image).await?,
         }
         writes::unmount(&self.launcher, &root).await?;
         super::read_pid(&bundle.join(PID_FILE))
     }
 
-    async fn run_container(&self, sandbox: &Sandbox, bundle: &Path) -> Result<(), Error> {
-        spec::spec(sandbox, &bundle.join(ROOT)).write(bundle)?;
+    async fn run_container(
+        &self,
+        sandbox: &Sandbox,
+        bundle: &Path,
+        identity: &str,
+    ) -> Result<(), Error> {
+        spec::spec(sandbox, &bundle.join(ROOT), identity).write(bundle)?;
         let log = bundle.join(RUNC_LOG);
         let output = || sandbox.output.try_clone().map(Stdio::from);
         let output = || output().map_err(Error::file("open the log of", bundle));
@@ -228,6 +238,7 @@ impl Criu {
         &self,
         sandbox: &Sandbox,
         bundle: &Path,
+        identity: &str,
         image: &Path,
     ) -> Result<(), Error> {
         let output = image.join(OUTPUT);
@@ -250,6 +261,7 @@ impl Criu {
             .args(["--tcp-established", "--file-locks", "--inherit-fd"])
             .arg(format!("fd[0]:{NETWORK}"))
             .args(["--inherit-fd".into(), format!("fd[1]:{key}")])
+            .arg(format!("--external=mnt[{IDENTITY}]:{identity}"))
             .stdin(netns)
             .stdout(log)
             .stderr(Stdio::null());
@@ -274,7 +286,8 @@ impl Criu {
             .args(["--network-lock=skip", "--tcp-established", "--skip-in-flight"])
             .args(["--file-locks", "--link-remap"])
             .arg(format!("--external=net[{network}]:{NETWORK}"))
-            .arg(format!("--external={key}"));
+            .arg(format!("--external={key}"))
+            .arg(format!("--external=mnt[{}]:{IDENTITY}", identity::INSIDE));
         self.run(CRIU, "dump", command, &bundle.join(CRIU_LOG)).await?;
         // criu moved it while it read it.
         group.freeze().await?;

@@ -141,7 +141,8 @@ impl Gvisor {
     ) -> Result<i32, Error> {
         let bundle = &self.bundle(&sandbox.id);
         files::create_private_dir(bundle).map_err(Error::file("create", bundle))?;
-        spec::spec(sandbox).write(bundle)?;
+        let identity = sandbox.identity.write(bundle)?.display().to_string();
+        spec::spec(sandbox, &identity).write(bundle)?;
         let output = || sandbox.output.try_clone().map(Stdio::from);
         let output = || output().map_err(Error::file("open the log of", bundle));
         let pid_file = bundle.join(PID_FILE);

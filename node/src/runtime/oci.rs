@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Error, Sandbox};
+use super::{Error, Sandbox, identity};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -15,7 +15,7 @@ pub(super) struct Spec<'a> {
     pub(super) process: Process<'a>,
     root: Root<'a>,
     hostname: &'a str,
-    mounts: &'static [Mount],
+    mounts: Vec<Mount<'a>>,
     pub(super) linux: Linux<'a>,
 }
 
@@ -66,11 +66,11 @@ struct Root<'a> {
     readonly: bool,
 }
 
-#[derive(Serialize)]
-pub(super) struct Mount {
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Mount<'a> {
     pub(super) destination: &'static str,
     pub(super) r#type: &'static str,
-    pub(super) source: &'static str,
+    pub(super) source: &'a str,
     pub(super) options: &'static [&'static str],
 }
 
@@ -125,8 +125,20 @@ pub(super) struct Argument {
 }
 
 impl<'a> Spec<'a> {
-    /// A process without privileges, in namespaces of its own, that may write to its root directory.
-    pub(super) fn new(sandbox: &'a Sandbox, root: &'a Path, mounts: &'static [Mount]) -> Self {
+    /// A process without privileges, in namespaces of its own, that may write to its root directory and reads in
+    /// `identity` who it is.
+    pub(super) fn new(
+        sandbox: &'a Sandbox,
+        root: &'a Path,
+        identity: &'a str,
+        mounts: &[Mount<'static>],
+    ) -> Self {
+        let identity = Mount {
+            destination: identity::INSIDE,
+            r#type: "bind",
+            source: identity,
+            options: &["bind", "ro", "nosuid", "nodev", "noexec"],
+        };
         let mut env: Vec<_> =
             sandbox.env.iter().map(|v| format!("{}={}", v.name, v.value)).collect();
         if !sandbox.env.iter().any(|v| v.name == "PATH") {
@@ -146,8 +158,8 @@ impl<'a> Spec<'a> {
                 no_new_privileges: true,
             },
             root: Root { path: root, readonly: false },
-            hostname: &sandbox.hostname,
-            mounts,
+            hostname: sandbox.identity.actor.name(),
+            mounts: mounts.iter().copied().chain([identity]).collect(),
             linux: Linux {
                 namespaces: vec![own("pid"), own("mount"), own("ipc"), own("uts"), network],
                 cgroups_path: None,
@@ -172,12 +184,17 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::runtime::Identity;
     use reveille_api::manifest::template::{EnvVar, Resources};
+    use reveille_api::{ActorKey, Epoch};
 
     pub(in crate::runtime) fn sandbox() -> Sandbox {
         Sandbox {
             id: "x".into(),
-            hostname: "counter".into(),
+            identity: Identity {
+                actor: ActorKey::new("demo", "counter").unwrap(),
+                epoch: Epoch(1),
+            },
             command: vec!["/counter".into()],
             env: vec![EnvVar { name: "LOG".into(), value: "info".into() }],
             rootfs: "/rootfs".into(),
@@ -190,7 +207,7 @@ pub(super) mod tests {
     #[test]
     fn a_sandbox_has_no_capabilities_and_its_own_namespaces() {
         let sandbox = sandbox();
-        let json = serde_json::to_value(Spec::new(&sandbox, Path::new("/r"), &[])).unwrap();
+        let json = serde_json::to_value(Spec::new(&sandbox, Path::new("/r"), "/i", &[])).unwrap();
         assert_eq!(json["process"]["capabilities"]["bounding"], serde_json::json!([]));
         assert_eq!(json["process"]["noNewPrivileges"], true);
         assert_eq!(json["process"]["env"][0], "LOG=info");
@@ -198,5 +215,6 @@ pub(super) mod tests {
         assert_eq!(json["linux"]["namespaces"].as_array().unwrap().len(), 5);
         assert_eq!(json["hostname"], "counter");
         assert_eq!(json["root"]["path"], "/r");
+        assert_eq!(json["mounts"][0]["source"], "/i");
     }
 }

@@ -22,7 +22,7 @@ const MASKED: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 /// What an actor writes there is in its snapshots. `/proc` is read-only: sysctls ask for no capability, only for root.
-const MOUNTS: &[Mount] = &[
+const MOUNTS: &[Mount<'static>] = &[
     Mount {
         destination: "/proc",
         r#type: "proc",
@@ -62,8 +62,8 @@ const MOUNTS: &[Mount] = &[
 ];
 
 /// The configuration for a container in this control group, whose root is mounted at `root`.
-pub(super) fn spec<'a>(sandbox: &'a Sandbox, root: &'a Path) -> Spec<'a> {
-    let mut spec = Spec::new(sandbox, root, MOUNTS);
+pub(super) fn spec<'a>(sandbox: &'a Sandbox, root: &'a Path, identity: &'a str) -> Spec<'a> {
+    let mut spec = Spec::new(sandbox, root, identity, MOUNTS);
     // A limit cannot be raised without CAP_SYS_RESOURCE.
     let files = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_FILES).min(MAX_FILES);
     spec.process.rlimits.push(Rlimit::new("RLIMIT_NOFILE", files));
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_container_is_filtered_and_cannot_write_to_proc() {
         let sandbox = sandbox();
-        let json = serde_json::to_value(spec(&sandbox, Path::new("/r"))).unwrap();
+        let json = serde_json::to_value(spec(&sandbox, Path::new("/r"), "/i")).unwrap();
         let seccomp = &json["linux"]["seccomp"];
         assert_eq!(seccomp["defaultAction"], "SCMP_ACT_ERRNO");
         let rules = seccomp["syscalls"].as_array().unwrap();

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use reveille_api::manifest::template::Resources;
+use reveille_api::{ActorKey, Epoch, manifest::template::Resources};
 
 use super::Criu;
 use crate::{
     files,
-    runtime::{Error, Runtime, Sandbox},
+    runtime::{Error, Identity, Runtime, Sandbox},
     slots::Netns,
 };
 
@@ -27,9 +27,12 @@ impl Criu {
             Netns::create().await.map_err(Error::file("make a network namespace for", &image))
         };
         let (first, second) = (netns().await?, netns().await?);
+        let actor = ActorKey::new("reveille", "trial");
+        let actor = actor.map_err(|error| Error::Unsupported(error.to_string()))?;
+        let identity = Identity { actor, epoch: Epoch::default() };
         let sandbox = |netns: &Netns| Sandbox {
             id: format!("{}trial", self.places.prefix),
-            hostname: "trial".into(),
+            identity: identity.clone(),
             command: vec!["sleep".into(), "60".into()],
             env: Vec::new(),
             rootfs: PathBuf::from("/"),

@@ -7,7 +7,7 @@ use crate::runtime::{
 
 /// Open files of the actor, in total.
 const MAX_FILES: u64 = 65_536;
-const MOUNTS: &[Mount] = &[
+const MOUNTS: &[Mount<'static>] = &[
     Mount { destination: "/proc", r#type: "proc", source: "proc", options: &[] },
     Mount { destination: "/dev", r#type: "tmpfs", source: "tmpfs", options: &[] },
     Mount {
@@ -20,8 +20,8 @@ const MOUNTS: &[Mount] = &[
 ];
 
 /// The configuration for a sandbox. Writes to its root go to an overlay in the sandbox's memory.
-pub(super) fn spec(sandbox: &Sandbox) -> Spec<'_> {
-    let mut spec = Spec::new(sandbox, &sandbox.rootfs, MOUNTS);
+pub(super) fn spec<'a>(sandbox: &'a Sandbox, identity: &'a str) -> Spec<'a> {
+    let mut spec = Spec::new(sandbox, &sandbox.rootfs, identity, MOUNTS);
     let rlimits = &mut spec.process.rlimits;
     rlimits.push(Rlimit::new("RLIMIT_NOFILE", MAX_FILES));
     rlimits.extend(sandbox.limits.pids.map(|pids| Rlimit::new("RLIMIT_NPROC", pids)));
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn a_sandbox_has_no_more_processes_than_its_limit() {
-        let json = serde_json::to_value(spec(&sandbox())).unwrap();
+        let json = serde_json::to_value(spec(&sandbox(), "/i")).unwrap();
         let limits = json["process"]["rlimits"].as_array().unwrap();
         let processes = limits.iter().find(|limit| limit["type"] == "RLIMIT_NPROC").unwrap();
         assert_eq!(processes["hard"], 7);
