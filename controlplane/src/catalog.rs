@@ -7,7 +7,7 @@ use std::{
 
 use reveille_api::{
     ActorKey, Ladder,
-    manifest::{ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec, template::Rootfs},
+    manifest::{ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec},
 };
 
 use crate::{
@@ -33,9 +33,6 @@ pub struct Catalog {
 /// Why a declaration was refused. One sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Something that no code here can run.
-    #[error("{0}")]
-    Unsupported(String),
     /// A value that does not fit this control plane.
     #[error("{0}")]
     Invalid(String),
@@ -122,7 +119,6 @@ impl Catalog {
     /// Whether this object could be created or changed, as far as that depends on it alone.
     pub fn check(&self, manifest: &Manifest) -> Result<(), Error> {
         if let Spec::ActorTemplate(spec) = &manifest.spec {
-            supported(spec)?;
             self.fits(spec)?;
         }
         Ok(())
@@ -236,20 +232,6 @@ impl Catalog {
         let asked = self.ladder.admit(spec.wake.timeout, spec.wake.park);
         asked.map_err(|error| Error::Invalid(error.to_string()))
     }
-}
-
-/// Refuses what no code here can run.
-fn supported(spec: &ActorTemplateSpec) -> Result<(), Error> {
-    let refused = match &spec.rootfs {
-        Rootfs::Image(_) => {
-            "spec.rootfs: images are not fetched yet; unpack it and write { directory: … }"
-        }
-        Rootfs::OciLayout(_) => {
-            "spec.rootfs: OCI layouts are not read yet; unpack it and write { directory: … }"
-        }
-        Rootfs::Directory(_) => return Ok(()),
-    };
-    Err(Error::Unsupported(refused.into()))
 }
 
 /// One line for each field that is accepted and not acted on.

@@ -298,6 +298,9 @@ pub struct Snapshot {
     pub runtime: String,
     /// And which version of that.
     pub runtime_version: String,
+    /// The image it is of, by name and digest; empty for a directory.
+    #[serde(default)]
+    pub image: String,
     /// Where it is besides.
     #[serde(default)]
     pub storage: Storage,

@@ -85,7 +85,9 @@ impl Candidate {
         let endpoint = record.endpoint.to_string();
         let reply = Activated { endpoint, fetch_us: 0, restore_us: 0, ready_us: 0 };
         let watch = Watch::new(&runtime, &record.sandbox, process.id().pid, &record.limits);
-        let mut activation = Box::new(Activation { record, runtime, process, lease, watch, reply });
+        let image = record.image.as_ref().and_then(|pin| core.images.get(&pin.digest));
+        let mut activation =
+            Box::new(Activation { record, runtime, process, lease, watch, image, reply });
         let outcome = match activation.record.phase.clone() {
             Phase::Suspending { snapshot } if core.snapshots.get(&actor, &snapshot).is_some() => {
                 Err("its snapshot is committed".into())

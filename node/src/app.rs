@@ -31,6 +31,7 @@ use crate::{
     core::Core,
     fetches::Fetches,
     files,
+    images::{Images, Pulls},
     logs::{Logs, ROTATE_EVERY},
     record::{Record, Records},
     runtime::{Kind, Runtime, Runtimes, criu::Criu, gvisor::Gvisor},
@@ -101,6 +102,8 @@ impl Config {
         let store = store.transpose().map_err(|error| BuildError::Invalid(chain(&error)))?;
         let snapshots = Snapshots::open(&layout.snapshots, store.is_some());
         let snapshots = snapshots.map_err(BuildError::State)?;
+        let images = Images::open(&layout.images, self.image_cache).map_err(BuildError::State)?;
+        let pulls = Pulls::new(self.registries());
         let runtimes = self.runtimes(&layout).await?;
         let home = home(&layout).map_err(BuildError::State)?;
         let records = Records::new(&layout.records);
@@ -128,6 +131,8 @@ impl Config {
             newest: Newest::default(),
             slots,
             snapshots: Arc::new(snapshots),
+            images: Arc::new(images),
+            pulls,
             store,
             snapshot_cache: self.snapshot_cache,
             uploads: Uploads::default(),

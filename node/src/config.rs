@@ -12,6 +12,7 @@ use reveille_api::{
 };
 
 use crate::{
+    images::Registries,
     runtime::{
         self,
         criu::{Places, Programs},
@@ -19,6 +20,9 @@ use crate::{
     slots,
     slots::Cidr,
 };
+
+/// Bytes of the disk that images may take, if nothing else is said.
+pub const IMAGE_CACHE: u64 = 20 << 30;
 
 /// Everything the node agent is told. [`Config::build`](crate::Config::build) makes an [`App`](crate::App) of it.
 #[derive(Clone, Debug)]
@@ -56,6 +60,12 @@ pub struct Config {
     pub nft: PathBuf,
     /// A template's rootfs directory must lie in one of these.
     pub rootfs_allow: Vec<PathBuf>,
+    /// Bytes of the disk that images may take: beyond it those leave that nobody needs, and a larger one is refused.
+    pub image_cache: u64,
+    /// A file like docker's `config.json`, with what registries are told of who we are. None: docker's own, if it is there.
+    pub registry_auth: Option<PathBuf>,
+    /// Registries that are spoken to without TLS, as `host` or `host:port`; those on loopback always are.
+    pub plain_http: Vec<String>,
     /// URL of the store that snapshots go to, the same for all nodes. Without one they stay on their node.
     pub store: Option<String>,
     /// Directory with a file `<namespace>.key` for each namespace, 64 hexadecimal digits: what goes to the store is
@@ -87,12 +97,20 @@ impl Config {
             required: Vec::new(),
             nft: "nft".into(),
             rootfs_allow: Vec::new(),
+            image_cache: IMAGE_CACHE,
+            registry_auth: None,
+            plain_http: Vec::new(),
             store: None,
             store_keys: None,
             snapshot_cache: None,
             data_dir,
             run_dir,
         }
+    }
+
+    pub(crate) fn registries(&self) -> Registries {
+        let (auth, plain_http) = (self.registry_auth.clone(), self.plain_http.clone());
+        Registries { auth, plain_http }
     }
 
     pub(crate) fn programs(&self) -> Programs {
@@ -115,6 +133,7 @@ pub(crate) struct Layout {
     pub(crate) containers: PathBuf,
     pub(crate) memory: PathBuf,
     pub(crate) snapshots: PathBuf,
+    pub(crate) images: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) records: PathBuf,
     pub(crate) slots: PathBuf,
@@ -135,6 +154,7 @@ impl Layout {
             containers: root.join("criu"),
             memory: run_dir.join("memory"),
             snapshots: root.join("snapshots"),
+            images: root.join("images"),
             logs: root.join("logs"),
             records: root.join("records"),
             slots: root.join("slots.json"),

@@ -11,7 +11,7 @@ use std::{
 use reveille_api::{
     ActorKey, Epoch, Failure,
     failure::UNFIT_HEADER,
-    manifest::template::{ActorTemplateSpec, Rootfs, Runtime as Kind},
+    manifest::template::Runtime as Kind,
     proto::{self, node_report::Report},
 };
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ use tonic::{Status, metadata::MetadataValue};
 use crate::{
     config::Layout,
     fetches::Fetches,
+    files,
+    images::{Image, Images, Pulls},
     limits::Watch,
     logs::Logs,
     process::Process,
@@ -43,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) newest: Newest,
     pub(crate) slots: Slots,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) pulls: Pulls,
     /// Where snapshots are that all nodes can restore.
     pub(crate) store: Option<Store>,
     /// Bytes of the disk that snapshots may take which are in the store too.
@@ -130,11 +134,8 @@ impl Core {
         worker.strip_prefix(&self.node)?.strip_prefix('-')?.parse().ok()
     }
 
-    /// Where the root file system is, if it may be used.
-    pub(crate) fn rootfs(&self, spec: &ActorTemplateSpec) -> Result<PathBuf, String> {
-        let Rootfs::Directory(path) = &spec.rootfs else {
-            return Err("this node runs only templates with rootfs.directory".into());
-        };
+    /// A folder that something is to run from, if it may be used.
+    pub(crate) fn rootfs(&self, path: &Path) -> Result<PathBuf, String> {
         allowed(path, &self.rootfs_allow)
     }
 
@@ -174,6 +175,21 @@ impl Core {
         let _ = self.reports.try_send(Report::Exited(exited));
     }
 
+    /// Keeps to the limit of images. Goes on in the background.
+    pub(crate) fn make_room_for_images(self: &Arc<Self>) {
+        let core = self.clone();
+        self.cleanups.spawn(async move {
+            let evicting = core.clone();
+            let evicted =
+                files::blocking(move || evicting.images.evict(|| evicting.snapshots.images()));
+            match evicted.await {
+                Ok(0) => {}
+                Ok(evicted) => tracing::info!(evicted, "images that nobody needs were evicted"),
+                Err(error) => tracing::warn!(%error, "images could not be evicted"),
+            }
+        });
+    }
+
     /// Tells the control plane that a snapshot is in the store.
     pub(crate) fn report_stored(&self, actor: &ActorKey, id: &str) {
         let stored = proto::Stored { actor: Some(actor.into()), snapshot: id.into() };
@@ -190,14 +206,17 @@ pub(crate) struct Activation {
     pub(crate) process: Process,
     pub(crate) lease: Lease,
     pub(crate) watch: Watch,
+    /// What it runs from, which must stay.
+    pub(crate) image: Option<Image>,
     pub(crate) reply: Activated,
 }
 
 impl Activation {
     /// See [`Core::teardown`].
     pub(crate) async fn end(self, core: &Arc<Core>) {
-        let Self { record, runtime, process, lease, .. } = self;
+        let Self { record, runtime, process, lease, image, .. } = self;
         core.teardown(&runtime, &record.sandbox, Some(&process), Some(lease)).await;
+        drop(image);
     }
 }
 

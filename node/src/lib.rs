@@ -6,6 +6,7 @@
 //!         └── session (registers, beats)             ├─▶ slots      networks: namespaces, veths, endpoints
 //!                                                    ├─▶ runtime    sandboxes: runsc, criu
 //!                                                    ├─▶ snapshots  images on disk, whole or not there
+//!                                                    ├─▶ images     what actors run from, in layers; pulled once
 //!                                                    ├─▶ store      the same for all nodes, in chunks: uploads, fetches
 //!                                                    ├─▶ record     what the next agent must know
 //!                                                    └─▶ readiness  when it answers
@@ -32,6 +33,7 @@ mod app;
 mod core;
 mod fetches;
 mod files;
+mod images;
 mod limits;
 mod logs;
 mod process;

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     actor::Suspend,
     files::{self, Durability},
+    images::Pin,
     process::ProcessId,
     slots::Held,
 };
@@ -102,6 +103,9 @@ pub(crate) struct ActivationRecord {
     pub(crate) port: u16,
     /// Of the template, for the manifest of the next snapshot.
     pub(crate) template: String,
+    /// What it runs from, if that is not a directory.
+    #[serde(default)]
+    pub(crate) image: Option<Pin>,
     pub(crate) process: Option<ProcessId>,
     pub(crate) phase: Phase,
     /// The last snapshot that was called off by a resume.
@@ -265,6 +269,7 @@ mod tests {
             endpoint: "10.213.0.2:20000".parse().unwrap(),
             port: 8080,
             template: "t".into(),
+            image: None,
             process: Some(ProcessId { pid: 7, started: 9 }),
             phase: Phase::Suspending { snapshot: "x".into() },
             resumed: Some("w".into()),

@@ -17,6 +17,7 @@ pub(crate) mod gvisor;
 mod identity;
 mod launcher;
 mod oci;
+mod overlay;
 mod pageout;
 
 use std::{
@@ -31,6 +32,7 @@ use std::{
 use futures::future::BoxFuture;
 pub(crate) use reveille_api::manifest::template::Runtime as Kind;
 use reveille_api::manifest::template::{EnvVar, Resources};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use identity::Identity;
@@ -50,13 +52,26 @@ pub(crate) struct Sandbox {
     pub(crate) identity: Identity,
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<EnvVar>,
-    /// Never written to.
-    pub(crate) rootfs: PathBuf,
+    /// Where it starts.
+    pub(crate) directory: String,
+    pub(crate) user: User,
+    /// What its root directory is an overlay of, the uppermost first; or it is the only one. Never written to.
+    pub(crate) layers: Vec<PathBuf>,
     pub(crate) limits: Resources,
     /// The network namespace, as any process may open it.
     pub(crate) netns: PathBuf,
     /// Where its output goes.
     pub(crate) output: Arc<File>,
+}
+
+/// Who runs in a sandbox, as the OCI configuration has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    #[serde(rename = "additionalGids", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<u32>,
 }
 
 /// Mechanism of one kind of sandbox.

@@ -21,7 +21,7 @@ pub(crate) mod chunks;
 pub(crate) mod manifest;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -34,7 +34,10 @@ use std::{
 use reveille_api::{ActorKey, Epoch, proto};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, Durability};
+use crate::{
+    files::{self, Durability},
+    images::{self, Pin},
+};
 use manifest::{FileEntry, Machine, Manifest, Stamp};
 
 /// A disk with less than this left was full for what was to be written.
@@ -83,6 +86,8 @@ pub(crate) enum Upload {
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) dir: PathBuf,
+    /// What it must be restored on, if that is not a directory.
+    pub(crate) image: Option<Pin>,
     _in_use: Arc<()>,
 }
 
@@ -105,6 +110,7 @@ pub(crate) struct Origin {
     pub(crate) template: String,
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
+    pub(crate) image: Option<Pin>,
     pub(crate) upload: Upload,
 }
 
@@ -229,6 +235,7 @@ impl Snapshots {
             runtime: origin.runtime,
             runtime_version: origin.runtime_version,
             machine: self.machine.clone(),
+            image: origin.image,
             files: entries,
         };
         seal(draft, manifest, stamps, origin.upload)
@@ -316,7 +323,7 @@ impl Snapshots {
         }
         self.check_fit(&manifest, runtime, version)
             .map_err(|why| Unusable::Unfit { id: id.into(), why })?;
-        Ok(Image { dir, _in_use: in_use.unwrap_or_default() })
+        Ok(Image { dir, image: manifest.image, _in_use: in_use.unwrap_or_default() })
     }
 
     /// Why a snapshot cannot be restored here.
@@ -357,6 +364,13 @@ impl Snapshots {
     /// Removes the directory of an actor that has no snapshots.
     pub(crate) fn forget(&self, actor: &ActorKey) {
         let _ = fs::remove_dir(self.dir(actor));
+    }
+
+    /// Images that snapshots here are restored on.
+    pub(crate) fn images(&self) -> BTreeSet<images::Digest> {
+        let index = self.lock();
+        let images = index.values().filter_map(|entry| entry.manifest.image.as_ref());
+        images.map(|pin| pin.digest.clone()).collect()
     }
 
     pub(crate) fn list(&self, node: &str) -> Vec<proto::Snapshot> {
@@ -492,6 +506,7 @@ fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {
         runtime_version: manifest.runtime_version.clone(),
         node: node.into(),
         storage: proto::Storage::Node.into(),
+        image: manifest.image.as_ref().map(Pin::to_string).unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,8 @@
 // Helpers of tests are tests too, which the lint does not know.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "node/oci.rs"]
+mod oci;
 #[path = "node/support.rs"]
 mod support;
 
@@ -16,6 +18,8 @@ mod failure;
 mod freeze;
 #[path = "node/identity.rs"]
 mod identity;
+#[path = "node/image.rs"]
+mod image;
 #[path = "node/isolation.rs"]
 mod isolation;
 #[path = "node/lifecycle.rs"]

@@ -137,6 +137,7 @@ fn actor_page(actor: &ActorView, events: &[EventView]) -> Result<String> {
         ("Restarts", actor.restarts.to_string()),
         ("Created", ago(actor.created)),
     ]);
+    page.extend(actor.snapshot_image.clone().map(|image| ("Snapshot image", image)));
     let mut text = aligned(page);
     if let Some(wake) = &actor.last_wake {
         text += &format!("Last wake:  {}, {}\n", wake.kind, ago(wake.time));

@@ -60,11 +60,40 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
     #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
     snapshots: SnapshotArgs,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     tls: tls::Args,
+}
+
+/// Where images come from; `up` hands them on.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ImageArgs {
+    /// File with who we are at registries, like docker's config.json; read anew for each pull [default: ~/.docker/config.json]
+    #[arg(long, value_name = "FILE")]
+    registry_auth: Option<PathBuf>,
+    /// Registry that is spoken to without TLS; may be given more than once. Those on loopback always are
+    #[arg(long, value_name = "HOST[:PORT]")]
+    plain_http: Vec<String>,
+    /// Disk that images may take on the node, like 20Gi: beyond it those leave that no actor and no snapshot needs, the longest
+    /// unused first; a larger one is refused
+    #[arg(long, value_name = "BYTES", default_value_t = Bytes(reveille_node::config::IMAGE_CACHE))]
+    image_cache: Bytes,
+}
+
+impl ImageArgs {
+    /// As flags of `reveille node`.
+    pub(crate) fn flags(&self) -> Vec<(&'static str, OsString)> {
+        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        let auth =
+            self.registry_auth.as_ref().map(|file| ("--registry-auth", absolute(file).into()));
+        let plain = self.plain_http.iter().map(|host| ("--plain-http", host.into()));
+        let cache = ("--image-cache", self.image_cache.to_string().into());
+        auth.into_iter().chain(plain).chain([cache]).collect()
+    }
 }
 
 /// Where snapshots are kept; `up` hands them on.
@@ -119,6 +148,9 @@ impl Role for Args {
             labels: self.label.into_iter().collect(),
             worker_cidr: self.worker_cidr,
             rootfs_allow: self.allow_rootfs,
+            registry_auth: self.images.registry_auth,
+            plain_http: self.images.plain_http,
+            image_cache: self.images.image_cache.0,
             store: self.snapshots.store,
             store_keys: self.snapshots.store_keys,
             snapshot_cache: self.snapshots.snapshot_cache.map(|bytes| bytes.0),

@@ -84,7 +84,7 @@ impl Plan {
                 for (name, path) in args.runtimes.named() {
                     line.with(&format!("--{name}"), path);
                 }
-                for (flag, value) in args.snapshots.flags() {
+                for (flag, value) in args.images.flags().into_iter().chain(args.snapshots.flags()) {
                     line.with(flag, value);
                 }
                 for folder in self.allowed_folders() {

@@ -39,6 +39,7 @@ fn snapshot(id: &str, epoch: u64) -> Snapshot {
         created_unix_ms: 0,
         runtime: String::new(),
         runtime_version: String::new(),
+        image: String::new(),
         storage: Default::default(),
     }
 }

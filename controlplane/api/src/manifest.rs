@@ -3,6 +3,7 @@
 //! One module reads them for every caller: the client from a YAML file (errors name the line), the control plane and
 //! the node from JSON. A manifest that parses here is valid; [`Spec::check`] holds every rule.
 
+mod image;
 pub mod quantity;
 mod read;
 pub mod template;

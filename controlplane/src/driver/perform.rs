@@ -56,6 +56,7 @@ pub(crate) fn snapshot(snapshot: proto::Snapshot, node: &str) -> Snapshot {
         created_unix_ms: snapshot.created_unix_ms,
         runtime: snapshot.runtime,
         runtime_version: snapshot.runtime_version,
+        image: snapshot.image,
         storage,
     }
 }

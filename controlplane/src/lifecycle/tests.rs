@@ -25,6 +25,7 @@ fn snapshot(id: &str, epoch: u64) -> Snapshot {
         created_unix_ms: 0,
         runtime: "gvisor".into(),
         runtime_version: "1".into(),
+        image: String::new(),
         storage: Storage::Waiting,
     }
 }

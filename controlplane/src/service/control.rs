@@ -64,9 +64,7 @@ impl From<catalog::Error> for Status {
     fn from(error: catalog::Error) -> Self {
         let message = error.to_string();
         match error {
-            catalog::Error::Unsupported(_) | catalog::Error::Invalid(_) => {
-                Self::invalid_argument(message)
-            }
+            catalog::Error::Invalid(_) => Self::invalid_argument(message),
             catalog::Error::NoTemplate { .. } => Self::not_found(message),
             catalog::Error::Exists(_) => Self::already_exists(message),
             catalog::Error::OtherTemplate { .. } | catalog::Error::InUse { .. } => {

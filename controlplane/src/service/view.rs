@@ -42,6 +42,7 @@ pub(super) fn actor(fleet: &Fleet, record: &ActorRecord) -> proto::Actor {
             phases: Some(wake.phases.into()),
         }),
         snapshot_storage: life.snapshot.as_ref().map(storage).unwrap_or_default().into(),
+        snapshot_image: life.snapshot.as_ref().map(|s| s.image.clone()).unwrap_or_default(),
         previous_snapshot: life.previous.as_ref().map(|s| s.id.clone()).unwrap_or_default(),
     }
 }
@@ -101,6 +102,7 @@ pub(super) fn snapshots(fleet: &Fleet, record: &ActorRecord) -> Vec<proto::Snaps
             runtime_version: snapshot.runtime_version.clone(),
             node: snapshot.node.clone(),
             storage: storage(snapshot).into(),
+            image: snapshot.image.clone(),
         }),
         current,
         upload: fleet.nodes.upload(&snapshot.node, &record.key, &snapshot.id).map(

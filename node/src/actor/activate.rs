@@ -1,7 +1,7 @@
 //! From nothing to an activation that answers.
 //!
 //! ```text
-//!  lease the slot ─▶ fetch, check the snapshot ─▶ record `Starting` ─▶ start or restore ────┬▶ record `Serving`
+//!  lease the slot ─▶ fetch, check the snapshot; pull the image ─▶ record `Starting` ─▶ start or restore ────┬▶ record `Serving`
 //!                                                             ∥ endpoint open, probe ┘
 //!  fetch                                                      restore      ready
 //! ```
@@ -12,20 +12,21 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use reveille_api::{ActorKey, Epoch, Failure, Reason, manifest::ActorTemplateSpec};
+use reveille_api::{
+    ActorKey, Epoch, Failure, Reason,
+    manifest::{ActorTemplateSpec, template::Rootfs},
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     core::{Activated, Activation, Core, OpError},
     files,
+    images::{self, Pin},
     limits::Watch,
     process::Process,
     readiness::Check,
@@ -68,7 +69,10 @@ pub(super) async fn activate(
     let begin = Instant::now();
     let deadline = begin + request.deadline;
     let index = core.worker_index(&request.worker).ok_or_else(|| unknown(&request.worker))?;
-    let rootfs = core.rootfs(&request.template).map_err(OpError::Invalid)?;
+    let directory = match &request.template.rootfs {
+        Rootfs::Directory(path) => Some(core.rootfs(path).map_err(OpError::Invalid)?),
+        Rootfs::Image(_) | Rootfs::OciLayout(_) => None,
+    };
     let runtime = core.runtime(request.template.runtime).map_err(OpError::Invalid)?;
     let lease = tokio::select! {
         lease = core.slots.lease(index, &actor, request.epoch) => lease,
@@ -82,7 +86,7 @@ pub(super) async fn activate(
         Refused::Occupied(..) => Failure::new(Reason::NoCapacity, refused.to_string()).into(),
     })?;
     let sandbox = core.sandbox_id(&actor, request.epoch);
-    let fetching = AtomicBool::new(false);
+    let fetching = Mutex::new(None);
     let attempt = Attempt {
         core: &core,
         runtime,
@@ -94,14 +98,14 @@ pub(super) async fn activate(
     };
     let launched = tokio::select! {
         biased;
-        launched = attempt.launch(&mut lease, sandbox.clone(), rootfs) => launched,
+        launched = attempt.launch(&mut lease, sandbox.clone(), directory) => launched,
         () = tokio::time::sleep_until(deadline) => {
             Err(attempt.too_late())
         }
         () = cancel.cancelled() => Err(cancelled()),
     };
     match launched {
-        Ok((record, process, watch, reply)) => {
+        Ok(Launched { record, process, watch, image, reply }) => {
             lease.let_go_of_netns();
             tracing::info!(
                 %actor, epoch = %request.epoch, worker = request.worker, endpoint = reply.endpoint,
@@ -109,7 +113,7 @@ pub(super) async fn activate(
                 restored = request.snapshot.is_some(), "an actor serves"
             );
             let runtime = runtime.clone();
-            Ok(Box::new(Activation { record, runtime, process, lease, watch, reply }))
+            Ok(Box::new(Activation { record, runtime, process, lease, watch, image, reply }))
         }
         Err(error) => {
             tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
@@ -119,6 +123,15 @@ pub(super) async fn activate(
     }
 }
 
+/// All of an [`Activation`] that an attempt comes to.
+struct Launched {
+    record: ActivationRecord,
+    process: Process,
+    watch: Watch,
+    image: Option<images::Image>,
+    reply: Activated,
+}
+
 struct Attempt<'a> {
     core: &'a Arc<Core>,
     runtime: &'a Arc<dyn Runtime>,
@@ -126,7 +139,8 @@ struct Attempt<'a> {
     fence: Fence,
     request: &'a Activate,
     begin: Instant,
-    fetching: &'a AtomicBool,
+    /// What has to come from elsewhere first.
+    fetching: &'a Mutex<Option<&'static str>>,
 }
 
 impl Attempt<'_> {
@@ -134,13 +148,15 @@ impl Attempt<'_> {
         &self,
         lease: &mut Lease,
         id: String,
-        rootfs: PathBuf,
-    ) -> Result<(ActivationRecord, Process, Watch, Activated), OpError> {
+        directory: Option<PathBuf>,
+    ) -> Result<Launched, OpError> {
         let (core, spec) = (self.core, &self.request.template);
-        let image = match &self.request.snapshot {
+        let snapshot = match &self.request.snapshot {
             Some(snapshot) => Some(self.image(snapshot).await?),
             None => None,
         };
+        let pin = snapshot.as_ref().map(|snapshot| snapshot.image.as_ref());
+        let root = self.root(pin, directory.is_some()).await?;
         let endpoint =
             lease.next_endpoint().map_err(|e| self.failure(format!("no endpoint: {e}")))?;
         let held = lease.held(endpoint);
@@ -154,6 +170,7 @@ impl Attempt<'_> {
             endpoint,
             port: spec.port,
             template: self.request.digest.clone(),
+            image: root.as_ref().map(|root| root.pin.clone()),
             process: None,
             phase: Phase::Starting,
             resumed: None,
@@ -163,12 +180,24 @@ impl Attempt<'_> {
         self.save(&record)?;
         let output =
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
+        let (layers, own) = match (&root, directory) {
+            (Some(root), _) => (root.layers.clone(), root.process.clone()),
+            (None, directory) => (Vec::from_iter(directory), images::Process::default()),
+        };
+        let command = own.command(spec);
+        if command.is_empty() {
+            return Err(self.failure(
+                "the image does not say what to run: write spec.command into the template",
+            ));
+        }
         let sandbox = Sandbox {
             id,
             identity: Identity { actor: self.actor.clone(), epoch: self.request.epoch },
-            command: spec.command.clone(),
-            env: spec.env.clone(),
-            rootfs,
+            command,
+            env: own.env(spec),
+            directory: own.directory.unwrap_or_else(|| "/".into()),
+            user: own.user,
+            layers,
             limits: spec.resources.clone(),
             netns: lease.netns(),
             output: Arc::new(output),
@@ -176,8 +205,8 @@ impl Attempt<'_> {
         let fetch = self.begin.elapsed();
         let check = Check::new(SocketAddr::V4(endpoint), self.actor, spec);
         let launched = async {
-            let launched = match &image {
-                Some(image) => self.runtime.restore(&sandbox, &image.dir).await,
+            let launched = match &snapshot {
+                Some(snapshot) => self.runtime.restore(&sandbox, &snapshot.dir).await,
                 None => self.runtime.start(&sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
@@ -226,7 +255,61 @@ impl Attempt<'_> {
             restore_us: micros(restore - fetch),
             ready_us: micros(self.begin.elapsed() - restore),
         };
-        Ok((record, process, watch, reply))
+        Ok(Launched { record, process, watch, image: root, reply })
+    }
+
+    /// What it runs from, if that is not the template's directory. A snapshot knows its `pin`.
+    async fn root(
+        &self,
+        pin: Option<Option<&Pin>>,
+        is_directory: bool,
+    ) -> Result<Option<images::Image>, OpError> {
+        let images = &self.core.images;
+        let (source, digest) = match pin {
+            Some(None) if is_directory => return Ok(None),
+            Some(None) => {
+                return Err(self.failure(
+                    "the snapshot is of a directory, and its template has an image now: delete the actor, or go back",
+                ));
+            }
+            Some(Some(pin)) => (&pin.source, Some(&pin.digest)),
+            None if is_directory => return Ok(None),
+            None => (&self.request.template.rootfs, None),
+        };
+        // What a name stands for is found out once for a template, and what a layout holds each time.
+        let lasts = matches!(source, Rootfs::Image(_)).then_some(self.request.digest.as_str());
+        let here = match digest {
+            Some(digest) => images.get(digest),
+            None => lasts.and_then(|template| images.resolved(template)),
+        };
+        if here.is_some() {
+            return Ok(here);
+        }
+        if let Rootfs::Directory(dir) | Rootfs::OciLayout(dir) = source {
+            self.core.rootfs(dir).map_err(OpError::Invalid)?;
+        }
+        self.fetching("image");
+        let lasts = lasts.filter(|_| digest.is_none());
+        let pulled = self.core.pulls.pull(images, source, digest, lasts).await;
+        self.fetched();
+        let image = pulled.map_err(|error| self.not_pulled(source, &error))?;
+        self.core.make_room_for_images();
+        Ok(Some(image))
+    }
+
+    fn not_pulled(&self, source: &Rootfs, error: &images::Error) -> OpError {
+        let name = match source {
+            Rootfs::Image(name) => name.clone(),
+            Rootfs::Directory(dir) | Rootfs::OciLayout(dir) => dir.display().to_string(),
+        };
+        let message = format!("the image {name} cannot be had: {error}");
+        match error {
+            // That a registry does not answer says nothing of the snapshot: nothing starts cold for that.
+            images::Error::Away(_) | images::Error::Disk(_) if self.request.snapshot.is_some() => {
+                Failure::new(Reason::WakeTimeout, message).into()
+            }
+            _ => self.failure(message),
+        }
     }
 
     /// The snapshot, whole and on this node.
@@ -258,18 +341,27 @@ impl Attempt<'_> {
         let core = self.core;
         let (name, version) = (self.runtime.name().into(), self.runtime.version().into());
         let runtime = store::Runtime { name, version };
-        self.fetching.store(true, Ordering::Relaxed);
+        self.fetching("snapshot");
         let fetched =
             core.fetches.fetch(store, &core.snapshots, self.actor, snapshot, runtime).await;
-        self.fetching.store(false, Ordering::Relaxed);
+        self.fetched();
         fetched.map_err(|error| not_fetched(snapshot, &error))
+    }
+
+    fn fetching(&self, what: &'static str) {
+        *self.fetching.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    fn fetched(&self) {
+        *self.fetching.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn too_late(&self) -> OpError {
         let limit = self.request.deadline;
-        if self.fetching.load(Ordering::Relaxed) {
+        let fetching = *self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(what) = fetching {
             // It goes on, and the next wake finds it further.
-            let message = format!("the snapshot was not fetched within {limit:?}");
+            let message = format!("the {what} was not fetched within {limit:?}: it goes on");
             return Failure::new(Reason::WakeTimeout, message).into();
         }
         self.failure(format!("not done within {limit:?}"))

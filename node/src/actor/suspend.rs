@@ -221,6 +221,7 @@ impl Descent<'_> {
             template: record.template.clone(),
             runtime: activation.runtime.name().into(),
             runtime_version: activation.runtime.version().into(),
+            image: record.image.clone(),
             upload: self.request.upload(),
         };
         let core = core.clone();

@@ -40,6 +40,7 @@ use super::{
     cgroup::{self, Cgroup, Cgroups},
     identity,
     launcher::{self, Launcher},
+    overlay::Overlay,
 };
 use crate::{
     files,
@@ -52,7 +53,6 @@ const CRIU: &str = "criu";
 const RUNC: &str = "runc";
 /// In a bundle.
 const PID_FILE: &str = "pid";
-const ROOT: &str = "rootfs";
 const OUTPUT: &str = "output";
 const RUNC_LOG: &str = "runc.log";
 const CRIU_LOG: &str = "criu.log";
@@ -199,14 +199,13 @@ impl Criu {
             writes.load(&self.launcher, image).await?;
         }
         self.cgroups.create(&sandbox.id, &sandbox.limits)?;
-        let root = bundle.join(ROOT);
-        writes.mount(&self.launcher, &sandbox.rootfs, &root).await?;
+        writes.overlay(&sandbox.layers).mount(&self.launcher, &bundle).await?;
         let identity = sandbox.identity.write(&bundle)?.display().to_string();
         match image {
             None => self.run_container(sandbox, &bundle, &identity).await?,
             Some(image) => self.restore_container(sandbox, &bundle, &identity, image).await?,
         }
-        writes::unmount(&self.launcher, &root).await?;
+        Overlay::unmount(&self.launcher, &bundle).await?;
         super::read_pid(&bundle.join(PID_FILE))
     }
 
@@ -216,7 +215,7 @@ impl Criu {
         bundle: &Path,
         identity: &str,
     ) -> Result<(), Error> {
-        spec::spec(sandbox, &bundle.join(ROOT), identity).write(bundle)?;
+        spec::spec(sandbox, &Overlay::root(bundle), identity).write(bundle)?;
         let log = bundle.join(RUNC_LOG);
         let output = || sandbox.output.try_clone().map(Stdio::from);
         let output = || output().map_err(Error::file("open the log of", bundle));
@@ -257,7 +256,7 @@ impl Criu {
             .arg(format!("--images-dir={}", image.display()))
             .arg(format!("--log-file={CRIU_LOG}"))
             .arg(format!("--pidfile={PID_FILE}"))
-            .arg(format!("--root={}", bundle.join(ROOT).display()))
+            .arg(format!("--root={}", Overlay::root(bundle).display()))
             .args(["--tcp-established", "--file-locks", "--inherit-fd"])
             .arg(format!("fd[0]:{NETWORK}"))
             .args(["--inherit-fd".into(), format!("fd[1]:{key}")])
@@ -351,7 +350,7 @@ impl Runtime for Criu {
             let (bundle, group) = (self.bundle(id), self.cgroups.group(id));
             group.kill().await?;
             group.remove()?;
-            writes::unmount(&self.launcher, &bundle.join(ROOT)).await?;
+            Overlay::unmount(&self.launcher, &bundle).await?;
             self.memory.of(id).remove()?;
             files::remove(&bundle).map_err(Error::file("remove", &bundle))
         }

@@ -26,6 +26,7 @@ use super::{
     Error, Kind, Runtime, Sandbox,
     cgroup::{Cgroup, Cgroups},
     launcher::{self, LIMIT, Launcher},
+    overlay::Overlay,
 };
 use crate::{files, process, slots::Netns};
 use tokio_util::sync::CancellationToken;
@@ -142,7 +143,14 @@ impl Gvisor {
         let bundle = &self.bundle(&sandbox.id);
         files::create_private_dir(bundle).map_err(Error::file("create", bundle))?;
         let identity = sandbox.identity.write(bundle)?.display().to_string();
-        spec::spec(sandbox, &identity).write(bundle)?;
+        let root = match sandbox.layers.as_slice() {
+            [directory] => directory.clone(),
+            layers => {
+                Overlay { layers, writes: None }.mount(&self.launcher, bundle).await?;
+                Overlay::root(bundle)
+            }
+        };
+        spec::spec(sandbox, &root, &identity).write(bundle)?;
         let output = || sandbox.output.try_clone().map(Stdio::from);
         let output = || output().map_err(Error::file("open the log of", bundle));
         let pid_file = bundle.join(PID_FILE);
@@ -157,6 +165,8 @@ impl Gvisor {
             .stdout(output()?)
             .stderr(output()?);
         self.run(verb, command, &log).await?;
+        // The sandbox holds it.
+        Overlay::unmount(&self.launcher, bundle).await?;
         super::read_pid(&pid_file)
     }
 
@@ -321,6 +331,7 @@ impl Runtime for Gvisor {
                 group.remove()?;
             }
             let bundle = self.bundle(id);
+            Overlay::unmount(&self.launcher, &bundle).await?;
             if !bundle.exists() {
                 // It did not come so far that runsc knows it.
                 return Ok(());
@@ -399,10 +410,10 @@ fn of_group(limits: &Resources) -> Resources {
 async fn launch_apart(mounts: Vec<PathBuf>) -> io::Result<Launcher> {
     let hide = Netns::create().await?.enter(|| Path::new(MARK).exists()).await?;
     let launcher = Launcher::start(move || {
+        launcher::own_mounts(&mounts)?;
         if !hide {
             return Ok(());
         }
-        launcher::own_mounts(&mounts)?;
         let flags =
             MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         launcher::cover("tmpfs", Path::new(HIDDEN), flags)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Error, Sandbox, identity};
+use super::{Error, Sandbox, User, identity};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -22,19 +22,13 @@ pub(super) struct Spec<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Process<'a> {
-    user: User,
+    user: &'a User,
     args: &'a [String],
     env: Vec<String>,
-    cwd: &'static str,
+    cwd: &'a str,
     capabilities: Capabilities,
     pub(super) rlimits: Vec<Rlimit>,
     no_new_privileges: bool,
-}
-
-#[derive(Serialize)]
-struct User {
-    uid: u32,
-    gid: u32,
 }
 
 /// All empty: the process has no privilege inside its sandbox either.
@@ -149,10 +143,10 @@ impl<'a> Spec<'a> {
         Self {
             oci_version: "1.0.2",
             process: Process {
-                user: User { uid: 0, gid: 0 },
+                user: &sandbox.user,
                 args: &sandbox.command,
                 env,
-                cwd: "/",
+                cwd: &sandbox.directory,
                 capabilities: Capabilities::default(),
                 rlimits: vec![Rlimit::new("RLIMIT_CORE", 0)],
                 no_new_privileges: true,
@@ -197,7 +191,9 @@ pub(super) mod tests {
             },
             command: vec!["/counter".into()],
             env: vec![EnvVar { name: "LOG".into(), value: "info".into() }],
-            rootfs: "/rootfs".into(),
+            directory: "/srv".into(),
+            user: User { uid: 7, gid: 8, groups: vec![9] },
+            layers: vec!["/rootfs".into()],
             limits: Resources { pids: Some(7), ..Resources::default() },
             netns: "/proc/1/fd/3".into(),
             output: Arc::new(std::fs::File::open("/dev/null").unwrap()),
@@ -214,6 +210,9 @@ pub(super) mod tests {
         assert_eq!(json["linux"]["namespaces"][4]["path"], "/proc/1/fd/3");
         assert_eq!(json["linux"]["namespaces"].as_array().unwrap().len(), 5);
         assert_eq!(json["hostname"], "counter");
+        let user = serde_json::json!({ "uid": 7, "gid": 8, "additionalGids": [9] });
+        assert_eq!(json["process"]["user"], user);
+        assert_eq!(json["process"]["cwd"], "/srv");
         assert_eq!(json["root"]["path"], "/r");
         assert_eq!(json["mounts"][0]["source"], "/i");
     }

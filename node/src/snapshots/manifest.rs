@@ -5,6 +5,8 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 use reveille_api::{ActorKey, Epoch};
 use serde::{Deserialize, Serialize};
 
+use crate::images::Pin;
+
 /// Format of the manifest.
 pub(crate) const VERSION: u32 = 2;
 /// Its name beside the files it lists.
@@ -25,6 +27,9 @@ pub(crate) struct Manifest {
     pub(crate) runtime: String,
     pub(crate) runtime_version: String,
     pub(crate) machine: Machine,
+    /// What its files belong to, if the actor ran from an image: it is restored on no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<Pin>,
     pub(crate) files: Vec<FileEntry>,
 }
 

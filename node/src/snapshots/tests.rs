@@ -11,6 +11,7 @@ fn origin() -> Origin {
         template: "t".into(),
         runtime: "gvisor".into(),
         runtime_version: "1".into(),
+        image: None,
         upload: Upload::Due(7),
     }
 }

@@ -60,6 +60,7 @@ impl Rig {
             template: "t".into(),
             runtime: "gvisor".into(),
             runtime_version: "1".into(),
+            image: None,
             upload: Upload::Due(0),
         };
         self.here.commit(self.here.seal(draft, origin).unwrap()).unwrap();

@@ -24,6 +24,8 @@ pub(crate) struct ActorView {
     pub(crate) snapshot_time: Option<Timestamp>,
     /// "Node", "Waiting" or "Stored".
     pub(crate) snapshot_storage: Option<&'static str>,
+    /// By name and digest, if it is of one.
+    pub(crate) snapshot_image: Option<String>,
     pub(crate) previous_snapshot: Option<String>,
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) in_flight: u32,
@@ -100,6 +102,7 @@ impl From<proto::Actor> for ActorView {
             endpoint: some(actor.endpoint),
             snapshot_storage: (!actor.snapshot.is_empty()).then_some(storage),
             snapshot: some(actor.snapshot),
+            snapshot_image: some(actor.snapshot_image),
             snapshot_time: age::at(actor.snapshot_unix_ms),
             previous_snapshot: some(actor.previous_snapshot),
             last_active: age::at(actor.last_active_unix_ms),
@@ -191,6 +194,8 @@ pub(crate) struct SnapshotView {
     pub(crate) node: Option<String>,
     pub(crate) runtime: Option<String>,
     pub(crate) runtime_version: Option<String>,
+    /// By name and digest, if it is of one.
+    pub(crate) image: Option<String>,
 }
 
 impl From<proto::SnapshotView> for SnapshotView {
@@ -212,6 +217,7 @@ impl From<proto::SnapshotView> for SnapshotView {
             node: some(snapshot.node),
             runtime: some(snapshot.runtime),
             runtime_version: some(snapshot.runtime_version),
+            image: some(snapshot.image),
         }
     }
 }
@@ -230,6 +236,7 @@ impl View for SnapshotView {
         "NODE",
         "RUNTIME",
         "VERSION",
+        "IMAGE",
     ];
     const PLAIN: usize = 8;
     const NAMESPACED: bool = true;
@@ -255,6 +262,7 @@ impl View for SnapshotView {
             text(self.node.as_ref()),
             text(self.runtime.as_ref()),
             text(self.runtime_version.as_ref()),
+            text(self.image.as_ref()),
         ]
     }
 }

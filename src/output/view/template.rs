@@ -32,6 +32,12 @@ fn field(spec: &Value, pointer: &str) -> String {
     }
 }
 
+/// Where it is, whatever it is.
+fn rootfs(spec: &Value) -> String {
+    let kinds = ["directory", "image", "ociLayout"];
+    kinds.map(|kind| field(spec, &format!("/rootfs/{kind}"))).concat()
+}
+
 impl From<proto::Template> for TemplateView {
     fn from(template: proto::Template) -> Self {
         Self {
@@ -57,6 +63,7 @@ impl View for TemplateView {
         "ACTORS",
         "AGE",
         "GENERATION",
+        "ROOTFS",
         "COMMAND",
     ];
     const PLAIN: usize = 8;
@@ -77,6 +84,7 @@ impl View for TemplateView {
             self.actors.to_string(),
             age::since(self.created),
             self.generation.to_string(),
+            rootfs(&self.spec),
             field(&self.spec, "/command"),
         ]
     }

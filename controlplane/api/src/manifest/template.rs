@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Selector, check_labels,
+    Selector, check_labels, image,
     quantity::{Bytes, Cpu},
 };
 use crate::{Ladder, proto};
@@ -22,7 +22,8 @@ pub struct ActorTemplateSpec {
     pub runtime: Runtime,
     /// Its file system.
     pub rootfs: Rootfs,
-    /// Program and arguments; the program's path is absolute inside the rootfs.
+    /// Program and arguments; the program's path is absolute inside a directory. Of an image, its own where there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Its environment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -85,9 +86,9 @@ impl Runtime {
 pub enum Rootfs {
     /// A directory on the node. It is never written to.
     Directory(PathBuf),
-    /// An OCI image, `registry/name@sha256:…`.
+    /// An OCI image, `registry/name@sha256:…` or `registry/name:tag`.
     Image(String),
-    /// An OCI layout directory on the node.
+    /// An OCI layout directory on the node, with one image.
     OciLayout(PathBuf),
 }
 
@@ -278,9 +279,14 @@ const fn default_port() -> u16 {
 impl ActorTemplateSpec {
     /// Every rule that the types do not hold already; the message names the field.
     pub(super) fn check(&self) -> Result<(), String> {
-        let program = self.command.first().ok_or("spec.command: is empty; name the program")?;
-        if !program.starts_with('/') {
-            return Err(format!("spec.command: {program:?} is not an absolute path"));
+        match (self.command.first(), &self.rootfs) {
+            (None, Rootfs::Directory(_)) => {
+                return Err("spec.command: is empty; name the program".into());
+            }
+            (Some(program), Rootfs::Directory(_)) if !program.starts_with('/') => {
+                return Err(format!("spec.command: {program:?} is not an absolute path"));
+            }
+            _ => {}
         }
         if self.command.iter().any(|arg| arg.contains('\0')) {
             return Err("spec.command: an argument has a NUL byte".into());
@@ -294,6 +300,9 @@ impl ActorTemplateSpec {
         match &self.rootfs {
             Rootfs::Directory(path) | Rootfs::OciLayout(path) if !path.is_absolute() => {
                 return Err(format!("spec.rootfs: {} is not absolute", path.display()));
+            }
+            Rootfs::Image(name) => {
+                image::check(name).map_err(|why| format!("spec.rootfs.image: {why}"))?;
             }
             _ => {}
         }

@@ -107,6 +107,7 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
         ("v1alpha1", "v9", "line 1: apiVersion ", "v1alpha1"),
         ("Failure: Refuse", "Failure: Never", "line 17: spec.onRestoreFailure: ", "ColdStart"),
         ("{ directory: ./rootfs }", "{ directory: ./a, image: b }", "line 6: spec.rootfs", "one"),
+        ("{ directory: ./rootfs }", "{ image: nginx }", "line 6: spec.rootfs.image: ", "docker.io"),
         ("{ directory: ./rootfs }", "./rootfs", "line 6: spec.rootfs: ", "directory, image"),
         (
             "{ tier: standard }",
@@ -122,6 +123,17 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
         assert_ne!(changed, FULL, "{from}");
         let e = error(&changed);
         assert!(e.starts_with(at) && e.contains(allowed) && !e.contains('\n'), "{to}: {e}");
+    }
+}
+
+#[test]
+fn only_an_image_brings_its_own_command() {
+    let without = FULL.replace("  command: [\"/counter\"]\n", "");
+    assert!(error(&without).contains("spec.command: is empty"), "{}", error(&without));
+    for rootfs in ["{ ociLayout: ./image }", "{ image: ghcr.io/a/b:c }"] {
+        assert_eq!(template(&without.replace("{ directory: ./rootfs }", rootfs)).command.len(), 0);
+        let named = FULL.replace("{ directory: ./rootfs }", rootfs).replace("/counter", "counter");
+        assert_eq!(template(&named).command, ["counter"]);
     }
 }
 

@@ -11,7 +11,7 @@ use reveille_api::{ActorKey, Epoch, manifest::template::Resources};
 use super::Criu;
 use crate::{
     files,
-    runtime::{Error, Identity, Runtime, Sandbox},
+    runtime::{Error, Identity, Runtime, Sandbox, User},
     slots::Netns,
 };
 
@@ -35,7 +35,9 @@ impl Criu {
             identity: identity.clone(),
             command: vec!["sleep".into(), "60".into()],
             env: Vec::new(),
-            rootfs: PathBuf::from("/"),
+            directory: "/".into(),
+            user: User::default(),
+            layers: vec![PathBuf::from("/")],
             limits: Resources::default(),
             netns: netns.path(),
             output: Arc::clone(&output),

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!  <run>/memory                 a tmpfs of the node; outlives the agent
-//!    <sandbox>/upper, work      of an overlay over the template's directory
-//!  <bundle>/rootfs              the overlay: only in the launcher's namespace, while a container is made, and in its own
+//!    <sandbox>/upper, work      of the overlay over the template's directory or layers
 //! ```
 //!
 //! CRIU takes the root directory for granted. So what was written travels in the image beside its files, as an archive
@@ -20,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::{
     files,
-    runtime::{Error, launcher::Launcher},
+    runtime::{Error, launcher::Launcher, overlay::Overlay},
 };
 
 const ARCHIVE: &str = "writes.tar";
@@ -113,27 +112,9 @@ impl Writes {
         opened.map_err(Error::file("open up", &upper))
     }
 
-    /// Mounts the overlay, in the launcher's namespace.
-    pub(super) async fn mount(
-        &self,
-        launcher: &Launcher,
-        lower: &Path,
-        target: &Path,
-    ) -> Result<(), Error> {
-        files::create_private_dir(target).map_err(Error::file("create", target))?;
-        // With the others a layer would be bound to its directory: this one is made anew at each restore.
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off",
-            escape(lower),
-            escape(&self.upper()),
-            escape(&self.dir.join("work")),
-        );
-        let place = target.to_owned();
-        let mounted = launcher.enter(move || {
-            mount(Some("overlay"), &place, Some("overlay"), MsFlags::empty(), Some(&*options))?;
-            Ok(())
-        });
-        mounted.await.map_err(Error::file("mount", target))
+    /// Over these layers.
+    pub(super) fn overlay<'a>(&self, layers: &'a [PathBuf]) -> Overlay<'a> {
+        Overlay { layers, writes: Some([self.upper(), self.dir.join("work")]) }
     }
 
     /// Into an image, if there is anything.
@@ -178,26 +159,4 @@ impl Writes {
     pub(super) fn remove(&self) -> Result<(), Error> {
         files::remove(&self.dir).map_err(Error::file("remove", &self.dir))
     }
-}
-
-/// Takes the overlay away from the launcher's namespace; none there is well too.
-pub(super) async fn unmount(launcher: &Launcher, target: &Path) -> Result<(), Error> {
-    let place = target.to_owned();
-    let unmounted = launcher.enter(move || match umount2(&place, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    });
-    unmounted.await.map_err(Error::file("unmount", target))
-}
-
-/// As the overlay's options want a path.
-fn escape(path: &Path) -> String {
-    let mut escaped = String::new();
-    for character in path.display().to_string().chars() {
-        if matches!(character, '\\' | ':' | ',') {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
 }
