@@ -17,6 +17,7 @@ use crate::{
         cgroup::Cgroups,
         criu::{Criu, Programs},
         gvisor::{Flags, Gvisor},
+        pageout::there_is_swap,
     },
     slots,
 };
@@ -58,6 +59,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
         ));
     }
     checks.push(limits());
+    checks.push(freezer());
     checks.push(disk(&config.data_dir));
     checks
 }
@@ -247,6 +249,20 @@ fn limits() -> Check {
             Check::warn(NAME, found, BOOT)
         }
     }
+}
+
+/// How actors are frozen, and where their memory goes then.
+fn freezer() -> Check {
+    const NAME: &str = "freezer";
+    if let Err(error) = Cgroups::detect() {
+        let found = format!("{error}: actors of gVisor are frozen by its own pause, others not");
+        return Check::warn(NAME, found, "mount cgroup v2");
+    }
+    if there_is_swap() {
+        return Check::ok(NAME, "cgroup v2; memory of frozen actors goes to swap");
+    }
+    let fix = "add swap (a file, a partition or zram), and what is frozen takes none of it";
+    Check::warn(NAME, "cgroup v2; without swap frozen actors keep their memory", fix)
 }
 
 fn disk(dir: &Path) -> Check {

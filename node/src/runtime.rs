@@ -18,7 +18,7 @@ mod identity;
 mod launcher;
 mod oci;
 mod overlay;
-mod pageout;
+pub(crate) mod pageout;
 
 use std::{
     fmt::Debug,

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 const STEP: usize = 16 << 20;
 
 /// True when the machine has anywhere to move memory to.
-pub(super) fn there_is_swap() -> bool {
+pub(crate) fn there_is_swap() -> bool {
     // The first line is the table's head.
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
 }
