@@ -22,19 +22,23 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces `path` by `value` as JSON: readers see the old file or the new one.
+/// Replaces `path` by `value` as JSON: readers see the old file or the new one, also when the disk is full.
 pub(crate) fn write_json(
     path: &Path,
     value: &impl Serialize,
     durability: Durability,
 ) -> io::Result<()> {
     let temporary = temporary(path);
+    let bytes = serde_json::to_vec(value)?;
     let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    if durability == Durability::Power {
-        file.sync_all()?;
-    }
-    fs::rename(&temporary, path)?;
+    let mut replaced = || {
+        file.write_all(&bytes)?;
+        if durability == Durability::Power {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)
+    };
+    replaced().inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     match path.parent().filter(|_| durability == Durability::Power) {
         Some(parent) => sync_dir(parent),
         None => Ok(()),

@@ -12,6 +12,8 @@ mod support;
 mod burst;
 #[path = "node/control_plane.rs"]
 mod control_plane;
+#[path = "node/disk.rs"]
+mod disk;
 #[path = "node/failure.rs"]
 mod failure;
 #[path = "node/freeze.rs"]

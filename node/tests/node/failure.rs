@@ -163,31 +163,6 @@ async fn a_checkpoint_that_fails_leaves_the_actor_serving_at_its_endpoint(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_named_and_the_actor_serves_on(
-    #[values(GVISOR, CRIU)] runtime: &'static str,
-) {
-    let Some(place) = Place::of(runtime) else { return };
-    let disk = place.dir.path().display().to_string();
-    let run = |program: &str, arguments: &[&str]| {
-        assert!(Command::new(program).args(arguments).arg(&disk).status().unwrap().success());
-    };
-    run("mount", &["-t", "tmpfs", "-o", "size=40m", "tmpfs"]);
-    let node = place.start(1).await;
-    let wake = node.activate(&place.wake(1)).await.unwrap();
-    get(&wake.endpoint, "/fill?mb=64").await.unwrap();
-    let first = count(&wake.endpoint).await;
-    let status = node.suspend(1, "s1").await.unwrap_err();
-    assert!(status.message().contains("no space left on the disk"), "{}", status.message());
-    assert_eq!(count(&wake.endpoint).await.nonce, first.nonce);
-    run("mount", &["-o", "remount,size=400m"]);
-    node.suspend(1, "s2").await.unwrap();
-    node.destroy().await;
-    run("umount", &[]);
-    place.eventually_traces(&Default::default()).await;
-}
-
-#[rstest]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_actor_whose_record_cannot_be_written_serves_on_and_is_adopted(
     #[values(GVISOR, CRIU)] runtime: &'static str,
 ) {
