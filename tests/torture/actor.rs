@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use reveille_api::proto::{self, suspend_reply::Outcome};
 use serde_json::json;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::{
     agent::{Client, NODE, inventory, told},
     harness::{
-        client::{self, Count},
+        client::{self, Answer, Count},
         repository,
     },
     judge::{Case, Seen, Told, Verdict, judge},
@@ -21,6 +21,8 @@ use crate::{
 const NAMESPACE: &str = "torture";
 /// For anything that is asked: what takes longer is stuck.
 const STUCK: Duration = Duration::from_secs(90);
+/// After the death of its process.
+pub(crate) const NOTICED: Duration = Duration::from_secs(30);
 const DEADLINE_MS: u64 = 60_000;
 
 /// What lives in the memory of the counter only.
@@ -217,6 +219,9 @@ impl Actor {
         told: Result<Told, String>,
         hit: Hit,
     ) -> Result<Verdict, String> {
+        if hit.killed {
+            self.settle(client).await?;
+        }
         let case = Case {
             operation: request.operation,
             victim: hit.victim,
@@ -283,16 +288,23 @@ impl Actor {
         self.do_now(client, Operation::Suspend).await
     }
 
+    /// The death of one process of a sandbox may be the end of it a moment later.
+    async fn settle(&self, client: &Client) -> Result<(), String> {
+        let end = Instant::now() + NOTICED;
+        while let Some(found) = self.seen(client).await?.activation.filter(|found| !found.frozen) {
+            match request(&found.endpoint, "/healthz").await {
+                Ok(_) => return Ok(()),
+                Err(why) if Instant::now() > end => return Err(why),
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+        Ok(())
+    }
+
     /// One more request: it must have in its memory what it had.
     async fn ask(&mut self) -> Result<(), String> {
         let endpoint = self.endpoint.as_ref().ok_or("it has no endpoint")?;
-        let address = endpoint.parse().map_err(|_| format!("{endpoint:?} is no address"))?;
-        let client = client::Client::new(address);
-        let answer = timeout(STUCK, client.get("a.torture.actors.localhost", "/")).await;
-        let answer = answer.map_err(|_| format!("it does not answer within {STUCK:?}"))?;
-        if answer.status != 200 {
-            return Err(format!("it answers {answer:?}"));
-        }
+        let answer = request(endpoint, "/").await?;
         let Count { nonce, count, .. } = answer.json();
         let now = Memory { nonce, count };
         if let Some(Memory { nonce, count }) = self.memory.clone() {
@@ -304,6 +316,15 @@ impl Actor {
         self.memory = Some(now);
         Ok(())
     }
+}
+
+/// What an actor answers.
+async fn request(endpoint: &str, path: &str) -> Result<Answer, String> {
+    let address = endpoint.parse().map_err(|_| format!("{endpoint:?} is no address"))?;
+    let client = client::Client::new(address);
+    let request = hyper::Request::get(client.uri(path));
+    let answer = client.try_send(request.header("host", "torture"), "").await?;
+    if answer.status == 200 { Ok(answer) } else { Err(format!("it answers {answer:?}")) }
 }
 
 /// Asks, and waits for the answer. That there is none is worse than any.

@@ -13,7 +13,7 @@ use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    actor::{Actor, Hit, perform},
+    actor::{Actor, Hit, NOTICED, perform},
     agent::{self, Agent, strike},
     harness::leaks,
     judge::Verdict,
@@ -26,8 +26,6 @@ use crate::{
 const WATCHED: Duration = Duration::from_secs(20);
 /// Until something is known of how long an operation takes.
 const GUESS: Duration = Duration::from_millis(300);
-/// After the death of its process.
-const NOTICED: Duration = Duration::from_secs(30);
 
 /// Runs a plan until so many rounds are done; fewer, but not less than `at_least`, when the time is over.
 pub(crate) async fn run(plan: &Plan, rounds: u32, at_least: u32, within: Duration) {

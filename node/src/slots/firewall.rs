@@ -65,15 +65,15 @@ fn run(nft: &Path, script: &str) -> io::Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot run {nft:?}: {error}")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes())?;
-    }
+    let stdin = child.stdin.take();
+    let written = stdin.map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+    // Also of one that took nothing: its end says more, and somebody must ask for it.
     let output = child.wait_with_output()?;
     if output.status.success() {
-        return Ok(());
+        return written;
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().next().unwrap_or_default();
+    let first = said.lines().next().map_or_else(|| output.status.to_string(), str::to_owned);
     Err(io::Error::other(format!("nft failed: {first}")))
 }
 
