@@ -47,7 +47,7 @@ pub use cidr::{Cidr, InvalidCidr};
 pub(crate) use host::remove_all;
 pub(crate) use netns::Netns;
 
-use crate::config::Layout;
+use crate::{config::Layout, files};
 use cidr::Subnet;
 use firewall::Firewall;
 use host::{choose_subnets, connect, is_netns, remove_orphans};
@@ -427,15 +427,17 @@ impl Slot {
         })
         .await?;
         wiring.inner = Some(inner);
-        let endpoint = self.next_endpoint()?;
+        let endpoint = self.next_endpoint().await?;
         let inner = self.usual_port.load(Ordering::Relaxed);
         self.firewall.open(&self.outer, endpoint.port(), inner).await?;
         wiring.prepared = Some(Prepared { endpoint, inner });
         Ok(())
     }
 
-    fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
-        Ok(SocketAddrV4::new(self.subnet.worker(), self.ledger.take(self.index)?))
+    async fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
+        let (ledger, index) = (self.ledger.clone(), self.index);
+        let port = files::blocking(move || ledger.take(index)).await?;
+        Ok(SocketAddrV4::new(self.subnet.worker(), port))
     }
 }
 
@@ -449,10 +451,10 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// A port that no activation of this worker had within the quarantine.
-    pub(crate) fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
+    pub(crate) async fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
         match self.wiring.prepared {
             Some(prepared) => Ok(prepared.endpoint),
-            None => self.slot.next_endpoint(),
+            None => self.slot.next_endpoint().await,
         }
     }
 

@@ -400,10 +400,16 @@ impl Snapshots {
 
     /// It is in the store. False when it is not here any more. Blocks.
     pub(crate) fn stored(&self, actor: &ActorKey, id: &str) -> io::Result<bool> {
-        let mut index = self.lock();
-        let Some(entry) = index.get_mut(&(actor.clone(), id.to_owned())) else { return Ok(false) };
+        let key = (actor.clone(), id.to_owned());
+        let Some(_in_use) = self.lock().get(&key).map(|entry| entry.in_use.clone()) else {
+            return Ok(false);
+        };
+        // Whoever asks what is here must not wait for the disk.
         let path = self.dir(actor).join(id).join(UPLOAD);
-        files::write_json(&path, &Upload::Stored, Durability::Power)?;
+        let written = files::write_json(&path, &Upload::Stored, Durability::Power);
+        let mut index = self.lock();
+        let Some(entry) = index.get_mut(&key) else { return Ok(false) };
+        written?;
         entry.upload = Upload::Stored;
         Ok(true)
     }

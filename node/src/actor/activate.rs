@@ -157,8 +157,8 @@ impl Attempt<'_> {
         };
         let pin = snapshot.as_ref().map(|snapshot| snapshot.image.as_ref());
         let root = self.root(pin, directory.is_some()).await?;
-        let endpoint =
-            lease.next_endpoint().map_err(|e| self.failure(format!("no endpoint: {e}")))?;
+        let endpoint = lease.next_endpoint().await;
+        let endpoint = endpoint.map_err(|e| self.failure(format!("no endpoint: {e}")))?;
         let held = lease.held(endpoint);
         let mut record = ActivationRecord {
             epoch: self.request.epoch,

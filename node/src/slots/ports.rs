@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// The next port of a worker. Known to the disk before it is known to anybody else.
+    /// The next port of a worker. Known to the disk before it is known to anybody else. Blocks.
     pub(crate) fn take(&self, index: u32) -> io::Result<u16> {
         let mut workers = self.lock();
         let worker = workers.get(&index).ok_or(io::ErrorKind::NotFound)?;
