@@ -52,7 +52,7 @@ impl Candidate {
             process.kill();
             return None;
         };
-        if record.phase == Phase::Starting {
+        if record.phase == Phase::Starting || process.is_over() {
             return None;
         }
         Some(Self { actor, fence, record, runtime, process })

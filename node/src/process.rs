@@ -4,7 +4,10 @@
 
 use std::{fs, io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -57,6 +60,12 @@ impl Process {
     pub(crate) async fn exited(&self) {
         // An error means the reactor is gone: nobody waits any more.
         let _ = self.fd.readable().await;
+    }
+
+    /// True for one that has ended, also if nobody has asked yet how.
+    pub(crate) fn is_over(&self) -> bool {
+        let ended = PollFd::new(self.fd.get_ref(), PollFlags::IN);
+        poll(&mut [ended], Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
     }
 
     /// Kills it and returns once it is gone.
@@ -136,7 +145,10 @@ mod tests {
             assert!(tokio::time::Instant::now() < deadline, "never seen");
             tokio::task::yield_now().await;
         }
+        assert!(!again.is_over());
         end(&all(argument.clone(), |_| true).await.unwrap()).await;
+        // Nobody has waited for it.
+        assert!(again.is_over());
         again.exited().await;
         child.wait().await.unwrap();
         assert!(with_argument(&argument).unwrap().is_empty());

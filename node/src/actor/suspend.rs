@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
 use reveille_api::{ActorKey, Epoch, Failure, Reason, proto};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -245,7 +244,10 @@ pub(crate) async fn come_back(
     fence: Fence,
     activation: &mut Activation,
 ) -> Result<(), String> {
-    let resumed = activation.runtime.resume(&activation.record.sandbox).await;
+    let (runtime, sandbox) = (&activation.runtime, &activation.record.sandbox);
+    // One that was frozen may have come no further, and a frozen runtime would not hear that it is to resume.
+    runtime.thaw(sandbox).await.map_err(|error| chain(&error))?;
+    let resumed = runtime.resume(sandbox).await;
     resumed.map_err(|error| chain(&error))?;
     give_back(core, actor, fence, activation).await
 }
@@ -267,7 +269,7 @@ pub(super) async fn give_back(
     }
     opened.map_err(|e| format!("the endpoint could not be given back: {e}"))?;
     // A runtime may call one running whose process is dead but not yet reaped.
-    if activation.process.exited().now_or_never().is_some() {
+    if activation.process.is_over() {
         return Err("its process has ended".into());
     }
     activation.record.phase = Phase::Serving;

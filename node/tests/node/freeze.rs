@@ -1,6 +1,6 @@
 //! Freeze and thaw.
 
-use std::{collections::BTreeSet, io::ErrorKind};
+use std::{collections::BTreeSet, fs, io::ErrorKind};
 
 use reveille_api::proto::{self, suspend_reply::Outcome};
 use rstest::rstest;
@@ -135,6 +135,39 @@ async fn memory_of_a_frozen_actor_goes_to_swap_and_comes_back_as_it_was(
     .await;
     assert!(node.resume_term(1, 0).await.unwrap());
     assert_eq!(get(&woken.endpoint, "/").await.unwrap(), before);
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_actor_whose_suspend_came_to_nothing_serves_on(
+    #[values(GVISOR, CRIU)] runtime: &'static str,
+) {
+    let Some(place) = Place::of(runtime) else { return };
+    let node = place.start(1).await;
+    let woken = node.activate(&place.wake(1)).await.unwrap();
+    let first = count(&woken.endpoint).await;
+    node.freeze(1, 1).await.unwrap();
+    let record = place.path("node/records/demo/counter.json");
+    let in_the_way = record.with_extension("json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    node.suspend(1, "s1").await.unwrap_err();
+    let second = count(&woken.endpoint).await;
+    assert_eq!((second.count, &second.nonce), (2, &first.nonce));
+    fs::remove_dir(&in_the_way).unwrap();
+
+    // As by an agent that dies before it has thawed it.
+    node.freeze(1, 2).await.unwrap();
+    node.crash().await;
+    let text = fs::read_to_string(&record).unwrap();
+    let mut edited: serde_json::Value = serde_json::from_str(&text).unwrap();
+    edited["activation"]["phase"] = serde_json::json!({ "suspending": { "snapshot": "s2" } });
+    fs::write(&record, edited.to_string()).unwrap();
+    let node = place.start(1).await;
+    assert_eq!(node.running, ["demo/counter"]);
+    let third = count(&woken.endpoint).await;
+    assert_eq!((third.count, third.nonce), (3, first.nonce));
     node.destroy().await;
     place.eventually_traces(&BTreeSet::new()).await;
 }
