@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     fs::File,
     io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -350,11 +351,21 @@ fn home(layout: &Layout) -> io::Result<String> {
     Ok(home)
 }
 
-fn canonical(dirs: &[std::path::PathBuf]) -> Result<Vec<std::path::PathBuf>, BuildError> {
-    let real = dirs.iter().map(|dir| {
-        dir.canonicalize().map_err(|error| {
-            BuildError::Invalid(format!("the allowed rootfs directory {}: {error}", dir.display()))
-        })
-    });
-    real.collect()
+/// One that is gone is left out: an agent that starts again has other actors to look after than those of it.
+fn canonical(dirs: &[PathBuf]) -> Result<Vec<PathBuf>, BuildError> {
+    let mut real = Vec::new();
+    for dir in dirs {
+        match dir.canonicalize() {
+            Ok(dir) => real.push(dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), "nothing can run from an allowed directory that is not there");
+            }
+            Err(error) => {
+                let dir = dir.display();
+                let message = format!("the allowed rootfs directory {dir}: {error}");
+                return Err(BuildError::Invalid(message));
+            }
+        }
+    }
+    Ok(real)
 }

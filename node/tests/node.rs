@@ -30,6 +30,8 @@ mod lifecycle;
 mod limits;
 #[path = "node/programs.rs"]
 mod programs;
+#[path = "node/registry.rs"]
+mod registry;
 #[path = "node/restart.rs"]
 mod restart;
 #[path = "node/store.rs"]

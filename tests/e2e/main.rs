@@ -7,6 +7,8 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+#[path = "../../node/tests/node/oci.rs"]
+mod oci;
 
 mod bodies;
 mod crashes;
@@ -14,6 +16,7 @@ mod failures;
 mod fleet;
 mod grpc;
 mod https;
+mod image;
 mod names;
 mod parking;
 mod protocols;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The counter, in an image that says how to run it. What is below `more` lies over it, in a layer of its own.
-fn counter(place: &Place, name: &str, more: &[(&str, &str)]) -> Layout {
+pub(crate) fn counter(place: &Place, name: &str, more: &[(&str, &str)]) -> Layout {
     let upper = place.path(&format!("{name}.upper"));
     for (path, text) in more {
         let path = upper.join(path);
@@ -30,7 +30,7 @@ fn counter(place: &Place, name: &str, more: &[(&str, &str)]) -> Layout {
 }
 
 /// The template has nothing of its own but where the image is.
-fn of(place: &Place, epoch: u64, rootfs: serde_json::Value) -> Wake {
+pub(crate) fn of(place: &Place, epoch: u64, rootfs: serde_json::Value) -> Wake {
     let mut wake = place.wake(epoch).with("rootfs", rootfs);
     wake.template.as_object_mut().unwrap().remove("command");
     wake
@@ -40,7 +40,7 @@ fn layout(place: &Place, epoch: u64, layout: &Layout) -> Wake {
     of(place, epoch, json!({ "ociLayout": layout.dir }))
 }
 
-fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
+pub(crate) fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
     match reply.outcome {
         Some(Outcome::Committed(snapshot)) => snapshot,
         other => panic!("{other:?}"),
@@ -48,7 +48,7 @@ fn committed(reply: proto::SuspendReply) -> proto::Snapshot {
 }
 
 /// The layers of the node, each with what tells it from one that was unpacked again.
-fn layers(place: &Place) -> BTreeSet<(PathBuf, u64)> {
+pub(crate) fn layers(place: &Place) -> BTreeSet<(PathBuf, u64)> {
     let layers = fs::read_dir(place.path("node/images/layers")).unwrap();
     layers.map(|layer| layer.unwrap()).map(|l| (l.path(), l.metadata().unwrap().ino())).collect()
 }

@@ -298,13 +298,21 @@ impl Node {
     }
 
     pub(crate) async fn activate(&self, wake: &Wake) -> Result<proto::ActivateReply, Status> {
+        self.activate_within(wake, 20_000).await
+    }
+
+    pub(crate) async fn activate_within(
+        &self,
+        wake: &Wake,
+        deadline_ms: u64,
+    ) -> Result<proto::ActivateReply, Status> {
         let request = proto::ActivateRequest {
             actor: Some(actor()),
             epoch: wake.epoch,
             worker: format!("n-{}", wake.worker),
             template: wake.template.to_string(),
             snapshot: wake.snapshot.into(),
-            deadline_ms: 20_000,
+            deadline_ms,
             traceparent: String::new(),
         };
         self.client.clone().activate(request).await.map(tonic::Response::into_inner)
