@@ -7,6 +7,8 @@
 mod oci;
 #[path = "node/support.rs"]
 mod support;
+#[path = "node/token.rs"]
+mod token;
 
 #[path = "node/burst.rs"]
 mod burst;

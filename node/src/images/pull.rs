@@ -67,7 +67,7 @@ impl Pulls {
         digest: Option<&Digest>,
         template: Option<&str>,
     ) -> Outcome {
-        let name = format!("{source:?} {digest:?} {template:?}");
+        let name = format!("{source:?} {digest:?}");
         let pull = {
             let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             while under_way.tasks.try_join_next().is_some() {}
@@ -79,7 +79,6 @@ impl Pulls {
                         registries: self.registries.clone(),
                         source: source.clone(),
                         digest: digest.cloned(),
-                        template: template.map(str::to_owned),
                     };
                     let pull = pull.run().map(|pulled| pulled.map_err(Arc::new)).boxed().shared();
                     let drive = pull.clone().map(drop);
@@ -90,10 +89,18 @@ impl Pulls {
             }
         };
         let outcome = pull.await;
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever comes next wants another one: this one failed, or what it brought may be gone again.
-        under_way.pulls.retain(|_, pull| pull.peek().is_none());
-        outcome
+        {
+            let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever comes next wants another one: this one failed, or what it brought may be gone again.
+            under_way.pulls.retain(|_, pull| pull.peek().is_none());
+        }
+        let image = outcome?;
+        if let Some(template) = template.map(str::to_owned) {
+            let (images, digest) = (images.clone(), image.pin.digest.clone());
+            let resolved = files::blocking(move || images.resolve(&digest, &template)).await;
+            resolved.map_err(|error| Arc::new(error.into()))?;
+        }
+        Ok(image)
     }
 }
 
@@ -102,7 +109,6 @@ struct Pull {
     registries: Registries,
     source: Rootfs,
     digest: Option<Digest>,
-    template: Option<String>,
 }
 
 /// What a pull reads from.
@@ -114,15 +120,10 @@ enum Source {
 impl Pull {
     async fn run(self) -> Result<Image, Error> {
         let _counted = Counted::new(&self.images);
-        let image = match tokio::time::timeout(LIMIT, self.bring()).await {
-            Ok(image) => image?,
-            Err(_) => return Err(Error::Away(format!("it did not come within {LIMIT:?}"))),
-        };
-        if let Some(template) = self.template {
-            let (images, digest) = (self.images, image.pin.digest.clone());
-            files::blocking(move || images.resolve(&digest, &template)).await?;
+        match tokio::time::timeout(LIMIT, self.bring()).await {
+            Ok(image) => image,
+            Err(_) => Err(Error::Away(format!("it did not come within {LIMIT:?}"))),
         }
-        Ok(image)
     }
 
     async fn bring(&self) -> Result<Image, Error> {

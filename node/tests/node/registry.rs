@@ -19,12 +19,13 @@ use oci_client::{
 };
 use reveille_node::Config;
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     image::{committed, counter, layers, of},
     oci::Layout,
     support::{CRIU, GVISOR, Node, Place, count, reason},
+    token::Tokens,
 };
 
 const USER: &str = "reveille";
@@ -48,8 +49,15 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    /// `None`, and a loud word about it, where it is not installed; a failure in CI.
+    /// One that asks for the password itself.
     fn start(place: &Place) -> Option<Self> {
+        let users = place.path("users");
+        fs::write(&users, format!("{USER}:{HASH}\n")).unwrap();
+        Self::with(place, json!({ "htpasswd": { "realm": "test", "path": users } }))
+    }
+
+    /// `None`, and a loud word about it, where it is not installed; a failure in CI.
+    fn with(place: &Place, auth: Value) -> Option<Self> {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/bin/registry");
         if !program.exists() {
             let missing = "an image registry (deploy/setup.sh registry)";
@@ -57,15 +65,13 @@ impl Registry {
             eprintln!("SKIPPED: this test needs {missing}");
             return None;
         }
-        let [config, users, data] =
-            ["registry.json", "users", "registry"].map(|name| place.path(name));
-        fs::write(&users, format!("{USER}:{HASH}\n")).unwrap();
+        let [config, data] = ["registry.json", "registry"].map(|name| place.path(name));
         let settings = json!({
             "version": "0.1",
             "log": { "accesslog": { "disabled": true } },
             "storage": { "filesystem": { "rootdirectory": data } },
             "http": { "addr": "127.0.0.1:0" },
-            "auth": { "htpasswd": { "realm": "test", "path": users } },
+            "auth": auth,
         });
         // It is YAML too.
         fs::write(&config, settings.to_string()).unwrap();
@@ -223,6 +229,32 @@ async fn a_layer_that_has_gone_is_pulled_again_by_digest_for_a_restore() {
     let warm = node.activate(&wake(2).from("s1")).await.unwrap();
     let after = count(&warm.endpoint).await;
     assert_eq!((after.count, after.nonce), (2, before.nonce));
+    drop(registry);
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_wants_a_token_of_somebody_else_is_given_it() {
+    let Some(place) = Place::new() else { return };
+    let tokens = Tokens::start(USER, PASSWORD).await;
+    let certificate = place.path("tokens.pem");
+    fs::write(&certificate, &tokens.certificate).unwrap();
+    let auth = json!({ "token": {
+        "realm": format!("http://{}/token", tokens.address), "service": "test",
+        "issuer": "tokens", "rootcertbundle": certificate,
+    }});
+    let Some(registry) = Registry::with(&place, auth) else { return };
+    registry.push("v1", &counter(&place, "image", &[])).await;
+    let file = registry.login(&place, "s3cret-other");
+    let config = Config { registry_auth: Some(file), ..place.config(1) };
+    let node = Node::start(config).await;
+    let wake = of(&place, 1, json!({ "image": registry.name("v1") }));
+    let status = node.activate(&wake).await.unwrap_err();
+    assert!(status.message().contains("--registry-auth"), "{}", status.message());
+    registry.login(&place, PASSWORD);
+    let woken = node.activate(&wake).await.unwrap();
+    assert_eq!(count(&woken.endpoint).await.count, 1);
     drop(registry);
     node.destroy().await;
     place.eventually_traces(&BTreeSet::new()).await;
