@@ -4,7 +4,7 @@
 //!  <root>/layers/.tmp-…/          a layer being unpacked ─▶ whole and synced ─▶ rename
 //!  <root>/layers/<diff id>/       a layer; never written again, shared by all images that have it
 //!  <root>/images/<digest>.json    an image: its layers, and how it wants to run; written when all of them are there
-//!  <root>/empty/                  an overlay without a directory to write to has two at least
+//!  <root>/mounts/                 what every root directory must have for something to be mounted there; lies over all layers
 //! ```
 //!
 //! Whatever dies whenever: a layer is whole or not there, and so is an image. What is neither is removed at start.
@@ -31,8 +31,10 @@ mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
-    os::unix::fs::MetadataExt,
+    fmt,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -51,11 +53,13 @@ pub(crate) use registry::Registries;
 
 use crate::{
     files::{self, Durability},
+    runtime::IDENTITY,
     snapshots::unix_ms,
 };
 
 const TEMPORARY: &str = ".tmp-";
 const RECORD: &str = ".json";
+const MOUNTS: &str = "mounts";
 
 /// See the module.
 #[derive(Debug)]
@@ -176,9 +180,12 @@ impl From<Errno> for Error {
 impl Images {
     /// Reads what is there, and removes what belongs to no image.
     pub(crate) fn open(root: &Path, limit: u64) -> io::Result<Self> {
-        for dir in ["layers", "images", "empty"] {
+        for dir in ["layers", "images"] {
             files::create_private_dir(&root.join(dir))?;
         }
+        // As in any other root directory: it is what actors see.
+        let mounts = root.join(MOUNTS).join(IDENTITY.trim_start_matches('/'));
+        DirBuilder::new().recursive(true).mode(0o755).create(mounts)?;
         let (root, drafts) = (root.to_owned(), AtomicU64::new(0));
         let images = Self { root, limit, drafts, index: Mutex::default() };
         let mut index = Index::default();
@@ -207,6 +214,11 @@ impl Images {
         }
         *images.lock() = index;
         Ok(images)
+    }
+
+    /// The layer over all others.
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join(MOUNTS)
     }
 
     /// The image of this digest.
@@ -254,7 +266,7 @@ impl Images {
 
     fn image(&self, entry: &Entry) -> Image {
         let mut layers = self.paths(&entry.record.layers);
-        layers.push(self.root.join("empty"));
+        layers.insert(0, self.mounts());
         let Record { pin, process, .. } = entry.record.clone();
         Image { pin, layers, process, _in_use: entry.in_use.clone() }
     }

@@ -35,7 +35,7 @@ use reveille_api::manifest::template::{EnvVar, Resources};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use identity::Identity;
+pub(crate) use identity::{INSIDE as IDENTITY, Identity};
 
 use crate::files;
 use cgroup::Cgroup;
@@ -55,7 +55,7 @@ pub(crate) struct Sandbox {
     /// Where it starts.
     pub(crate) directory: String,
     pub(crate) user: User,
-    /// What its root directory is an overlay of, the uppermost first; or it is the only one. Never written to.
+    /// What its root directory is an overlay of, the uppermost first. Never written to.
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) limits: Resources,
     /// The network namespace, as any process may open it.

@@ -182,7 +182,10 @@ impl Attempt<'_> {
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
         let (layers, own) = match (&root, directory) {
             (Some(root), _) => (root.layers.clone(), root.process.clone()),
-            (None, directory) => (Vec::from_iter(directory), images::Process::default()),
+            (None, directory) => {
+                let layers = Vec::from_iter([core.images.mounts()].into_iter().chain(directory));
+                (layers, images::Process::default())
+            }
         };
         let command = own.command(spec);
         if command.is_empty() {

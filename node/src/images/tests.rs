@@ -99,7 +99,7 @@ fn what_a_dead_agent_left_half_made_is_removed_and_what_is_whole_is_found_again(
     assert_eq!(images.resolved("template").unwrap().pin, whole.pin);
     assert!(images.resolved("other").is_none());
     assert_eq!(layers(dir.path()), 2);
-    assert_eq!(fs::read_to_string(found.layers[0].join("upper")).unwrap(), "upper");
+    assert_eq!(fs::read_to_string(found.layers[1].join("upper")).unwrap(), "upper");
     assert!(Path::new("/etc/passwd").exists());
 }
 

@@ -143,13 +143,8 @@ impl Gvisor {
         let bundle = &self.bundle(&sandbox.id);
         files::create_private_dir(bundle).map_err(Error::file("create", bundle))?;
         let identity = sandbox.identity.write(bundle)?.display().to_string();
-        let root = match sandbox.layers.as_slice() {
-            [directory] => directory.clone(),
-            layers => {
-                Overlay { layers, writes: None }.mount(&self.launcher, bundle).await?;
-                Overlay::root(bundle)
-            }
-        };
+        Overlay { layers: &sandbox.layers, writes: None }.mount(&self.launcher, bundle).await?;
+        let root = Overlay::root(bundle);
         spec::spec(sandbox, &root, &identity).write(bundle)?;
         let output = || sandbox.output.try_clone().map(Stdio::from);
         let output = || output().map_err(Error::file("open the log of", bundle));

@@ -18,7 +18,7 @@ use std::{
 use reveille_api::{ActorKey, Epoch};
 
 /// Where an actor finds them.
-pub(super) const INSIDE: &str = "/run/reveille";
+pub(crate) const INSIDE: &str = "/run/reveille";
 /// In a bundle.
 const DIR: &str = "identity";
 /// No label, and no `u64`, is longer.

@@ -131,6 +131,8 @@ async fn an_actor_reaches_nobody_has_no_privileges_and_no_more_processes_than_it
     // Its root can be written to, and it never sees the machine's.
     assert!(text.contains("root WORKED"), "{text}");
     assert!(!place.machine.rootfs.join("written").exists());
+    // Nor is what is mounted into it there.
+    assert!(!place.machine.rootfs.join("run").exists());
     node.destroy().await;
     place.eventually_traces(&Default::default()).await;
 }
