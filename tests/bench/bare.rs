@@ -54,6 +54,25 @@ impl Bare {
         for namespace in namespaces.iter_mut().filter(|n| n["type"] == "network") {
             namespace["path"] = format!("/run/netns/{NETNS}").into();
         }
+        // What the node takes away with the activation.
+        let identity = dir.path().join("identity");
+        fs::create_dir(&identity)?;
+        for entry in fs::read_dir(bundle.join("identity"))?.flatten() {
+            fs::copy(entry.path(), identity.join(entry.file_name()))?;
+        }
+        let mounts = config["mounts"].as_array_mut().context("mounts")?;
+        for mount in mounts.iter_mut().filter(|m| m["destination"] == "/run/reveille") {
+            mount["source"] = identity.display().to_string().into();
+        }
+        let root = dir.path().join("root");
+        fs::create_dir(&root)?;
+        config["root"]["path"] = root.display().to_string().into();
+        let mut layers: Vec<_> = fs::read_dir(bundle.join("layers"))?.flatten().collect();
+        layers.sort_by_key(|layer| layer.file_name().to_string_lossy().parse::<u32>().ok());
+        let layers = layers
+            .iter()
+            .map(|layer| anyhow::Ok(fs::read_link(layer.path())?.display().to_string()));
+        let layers = layers.collect::<Result<Vec<_>>>()?;
         fs::create_dir(dir.path().join("bundle"))?;
         fs::write(dir.path().join("bundle/config.json"), config.to_string())?;
         // A shell of its own mount namespace, in which this runsc release accepts its network namespace.
@@ -65,6 +84,8 @@ impl Bare {
             .context("unshare")?;
         let mut commands = shell.stdin.take().context("a pipe")?;
         writeln!(commands, "mount -t tmpfs -o ro tmpfs /proc/sys/net")?;
+        let (layers, root) = (layers.join(":"), root.display());
+        writeln!(commands, "mount -t overlay overlay -o lowerdir={layers},index=off {root}")?;
         let commands = Some(commands);
         Ok(Self { dir, snapshots: node.join("snapshots/demo").join(actor), shell, commands })
     }
