@@ -14,7 +14,8 @@
 //! as they are.
 //!
 //! While it reads, criu runs code of its own in the processes. One that is killed then mostly leaves them able to go on:
-//! of eleven, one process died of a trap, which is seen as its end.
+//! of eleven, one process died of a trap, which is seen as its end. What it left in another kept the next criu from saving
+//! it: that actor served on, and its next suspend failed.
 
 mod seccomp;
 mod spec;
