@@ -227,7 +227,6 @@ impl Actor {
             victim: hit.victim,
             hit: hit.hit,
             killed: hit.killed,
-            criu: self.is_criu(),
             told,
             had: request.had,
             asked: request.activate.epoch,

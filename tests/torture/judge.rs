@@ -9,7 +9,7 @@
 //! | | no activation, the new snapshot | that snapshot |
 //! | delete | nothing at all | gone |
 //! | | anything, if no success was told | to be deleted again |
-//! | any | no activation, and its sandbox was killed | its last snapshot |
+//! | any but delete | no activation, and its sandbox was killed, or a program at work on it | its last snapshot |
 //!
 //! An operation that was not disturbed succeeds. The highest epoch that the node has seen is never lower than one that has served.
 
@@ -51,7 +51,6 @@ pub(crate) struct Case {
     pub(crate) hit: bool,
     /// Its sandbox was killed, or may have been.
     pub(crate) killed: bool,
-    pub(crate) criu: bool,
     /// The success, or why not.
     pub(crate) told: Result<Told, String>,
     /// The epoch it had, and the one that was asked for: the same but for wakes.
@@ -151,9 +150,9 @@ fn suspended(case: &Case) -> Result<Verdict, String> {
 fn died(case: &Case) -> Result<Verdict, String> {
     let why = if case.killed {
         "its sandbox was killed"
-    } else if case.victim == Victim::Programs && case.criu {
-        // See node/src/runtime/criu.rs.
-        "criu was killed while it was inside the processes"
+    } else if case.victim == Victim::Programs {
+        // See node/src/runtime/criu.rs and gvisor.rs.
+        "the program was killed that was at work on it"
     } else {
         return Err("it is gone, and nothing of it was killed".into());
     };
@@ -172,7 +171,6 @@ mod tests {
             victim: Victim::Agent,
             hit: true,
             killed: false,
-            criu: false,
             told: told.map_err(str::to_owned),
             had: 3,
             asked: if wakes { 4 } else { 3 },

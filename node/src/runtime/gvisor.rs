@@ -3,6 +3,9 @@
 //! Every call is one `runsc` process. A sandbox consists of two more, `runsc-sandbox` and `runsc-gofer`, which
 //! outlive it and the agent; both carry the bundle's path in their arguments, which is how leftovers are found.
 //! runsc writes its own errors as JSON lines into a file of the bundle, apart from the actor's output.
+//!
+//! It writes what it knows of a sandbox in place, so one that is killed just then leaves a sandbox that no other can speak to: it is
+//! given up, and its actor wakes from its last snapshot.
 
 mod flags;
 mod mend;
