@@ -131,8 +131,7 @@ impl Catalog {
         let name = manifest.metadata.name;
         match manifest.spec {
             Spec::ActorTemplate(spec) => {
-                let warnings = not_acted_on(&spec);
-                Ok((self.put_template(namespace, name, *spec).await?, warnings))
+                Ok((self.put_template(namespace, name, *spec).await?, Vec::new()))
             }
             Spec::WorkerPool(spec) => Ok((self.put_pool(name, spec).await?, Vec::new())),
             Spec::Actor(spec) => {
@@ -232,11 +231,4 @@ impl Catalog {
         let asked = self.ladder.admit(spec.wake.timeout, spec.wake.park);
         asked.map_err(|error| Error::Invalid(error.to_string()))
     }
-}
-
-/// One line for each field that is accepted and not acted on.
-fn not_acted_on(spec: &ActorTemplateSpec) -> Vec<String> {
-    let fields = [("spec.golden", spec.golden)];
-    let set = fields.into_iter().filter(|(_, set)| *set);
-    set.map(|(field, _)| format!("{field}: accepted, not acted on yet")).collect()
 }

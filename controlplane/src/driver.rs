@@ -27,7 +27,7 @@ use crate::{
     clock::{Moment, unix_ms},
     fleet::Fleet,
     idle,
-    lifecycle::{Cause, Deadline, Effect, Event, Phase, Rules, State, Storage, Write},
+    lifecycle::{Cause, Deadline, Effect, Event, Note, Phase, Rules, State, Storage, Write},
     placement::{self, Grant, Status},
     record::{ActorRecord, LastWake, Phases, TemplateRecord, WokenBy},
     store::{
@@ -299,6 +299,11 @@ impl Driver {
                     let begun = self.woken_at.unwrap_or_else(Instant::now);
                     let total = crate::clock::micros(begun.elapsed());
                     self.timers.phases = Phases::new(total, &reply);
+                    self.timers.cloned = reply.cloned;
+                    if !reply.not_cloned.is_empty() {
+                        let note = Note::NotCloned(reply.not_cloned);
+                        self.fleet.events.note(&self.record.key, epoch, &note);
+                    }
                 }
                 let endpoint = reply.endpoint;
                 self.handle(Event::Activated { epoch, endpoint, h2c }).await
@@ -493,7 +498,10 @@ impl Driver {
             (Phase::Placing, Phase::Starting) => self.placed_at = Some(Instant::now()),
             (Phase::Starting, Phase::Running) => {
                 if let Some(activation) = record.life.activation() {
-                    let kind = WokenBy::from(&activation.source);
+                    let kind = match WokenBy::from(&activation.source) {
+                        WokenBy::ColdStart if self.timers.cloned => WokenBy::Cloned,
+                        kind => kind,
+                    };
                     let phases = self.timers.phases;
                     record.last_wake = Some(LastWake { unix_ms: now, kind, phases });
                 }

@@ -200,6 +200,10 @@ fn render(note: &Note) -> (&'static str, &'static str, String) {
             };
             (kind, "", format!("serves on {}", activation.place.worker))
         }
+        Note::Cloned(activation) => {
+            ("Cloned", "", format!("serves on {}", activation.place.worker))
+        }
+        Note::NotCloned(why) => ("NotCloned", "", format!("it started anew: {why}")),
         Note::WakeFailed(failure) => ("WakeFailed", failure.reason.name(), failure.message.clone()),
         Note::RestoreFailed { snapshot, failure, instead } => {
             let next = match instead {

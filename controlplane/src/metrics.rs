@@ -62,6 +62,7 @@ impl ServiceLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum Kind {
     ColdStart,
+    Cloned,
     Restored,
     PreviousSnapshot,
     ColdStartAfterFailure,
@@ -98,6 +99,7 @@ impl From<WokenBy> for Kind {
     fn from(kind: WokenBy) -> Self {
         match kind {
             WokenBy::ColdStart => Self::ColdStart,
+            WokenBy::Cloned => Self::Cloned,
             WokenBy::Restored => Self::Restored,
             WokenBy::PreviousSnapshot => Self::PreviousSnapshot,
             WokenBy::ColdStartAfterFailure => Self::ColdStartAfterFailure,
@@ -190,7 +192,7 @@ impl Default for Metrics {
         for path in ["/reveille.v1.Control/", "/reveille.v1.Nodes/", "/reveille.v1.Routers/", ""] {
             drop(m.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }));
         }
-        for kind in [Kind::ColdStart, Kind::Restored, Kind::Thawed] {
+        for kind in [Kind::ColdStart, Kind::Cloned, Kind::Restored, Kind::Thawed] {
             drop(m.wakes.get_or_create(&ByKind { kind }));
         }
         for kind in [Kind::PreviousSnapshot, Kind::ColdStartAfterFailure] {

@@ -59,6 +59,8 @@ pub struct LastWake {
 pub enum WokenBy {
     /// First start.
     ColdStart,
+    /// First start, from the template's golden snapshot.
+    Cloned,
     /// Its current snapshot.
     Restored,
     /// The snapshot before it.
@@ -84,6 +86,7 @@ impl From<WokenBy> for proto::WakeKind {
     fn from(kind: WokenBy) -> Self {
         match kind {
             WokenBy::ColdStart => Self::ColdStart,
+            WokenBy::Cloned => Self::Cloned,
             WokenBy::Restored => Self::Restored,
             WokenBy::PreviousSnapshot => Self::PreviousSnapshot,
             WokenBy::ColdStartAfterFailure => Self::ColdStartAfterFailure,

@@ -304,6 +304,8 @@ impl Agent for FakeNode {
                         fetch_us: 1_000,
                         restore_us: 30_000,
                         ready_us: 9_000,
+                        cloned: request.template.contains("\"golden\":true"),
+                        ..Default::default()
                     })
                 }
             };

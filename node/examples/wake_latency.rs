@@ -70,7 +70,7 @@ async fn main() {
         template: template.to_string(),
         snapshot,
         deadline_ms: 20_000,
-        traceparent: String::new(),
+        ..Default::default()
     };
     let cold = client.activate(wake(1, String::new())).await.unwrap().into_inner();
     if megabytes > 0 {

@@ -16,7 +16,7 @@ use reveille_api::{ActorKey, manifest::template::Runtime as Kind};
 
 use crate::{
     actor::{chain, come_back, freeze_again},
-    core::{Activated, Activation, Core},
+    core::{Activated, Activation, Core, Origin},
     limits::Watch,
     process::Process,
     readiness::Check,
@@ -83,7 +83,13 @@ impl Candidate {
             return None;
         };
         let endpoint = record.endpoint.to_string();
-        let reply = Activated { endpoint, fetch_us: 0, restore_us: 0, ready_us: 0 };
+        let reply = Activated {
+            endpoint,
+            fetch_us: 0,
+            restore_us: 0,
+            ready_us: 0,
+            origin: Origin::Adopted,
+        };
         let watch = Watch::new(&runtime, &record.sandbox, process.id().pid, &record.limits);
         let image = record.image.as_ref().and_then(|pin| core.images.get(&pin.digest));
         let mut activation =

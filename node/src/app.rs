@@ -32,6 +32,7 @@ use crate::{
     core::Core,
     fetches::Fetches,
     files,
+    golden::{self, Goldens},
     images::{Images, Pulls},
     logs::{Logs, ROTATE_EVERY},
     record::{Record, Records},
@@ -105,6 +106,7 @@ impl Config {
         let snapshots = snapshots.map_err(BuildError::State)?;
         let images = Images::open(&layout.images, self.image_cache).map_err(BuildError::State)?;
         let pulls = Pulls::new(self.registries());
+        let goldens = Goldens::open(&layout.goldens).map_err(BuildError::State)?;
         let runtimes = self.runtimes(&layout).await?;
         let home = home(&layout).map_err(BuildError::State)?;
         let records = Records::new(&layout.records);
@@ -134,6 +136,7 @@ impl Config {
             snapshots: Arc::new(snapshots),
             images: Arc::new(images),
             pulls,
+            goldens,
             store,
             snapshot_cache: self.snapshot_cache,
             uploads: Uploads::default(),
@@ -230,6 +233,7 @@ impl App {
         let reporting = session::keep(actors.clone(), control_plane, introduction, reports);
         task::spawn(&mut tasks, "session", reporting);
         task::spawn(&mut tasks, "log-rotation", rotate(actors.clone()));
+        task::spawn(&mut tasks, "golden", golden::collect(actors.core().clone()));
         if let Some(store) = actors.core().store.clone() {
             uploads::make_room(actors.core());
             let core = actors.core().clone();

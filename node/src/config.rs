@@ -134,6 +134,8 @@ pub(crate) struct Layout {
     pub(crate) memory: PathBuf,
     pub(crate) snapshots: PathBuf,
     pub(crate) images: PathBuf,
+    /// Golden ones.
+    pub(crate) goldens: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) records: PathBuf,
     pub(crate) slots: PathBuf,
@@ -155,6 +157,7 @@ impl Layout {
             memory: run_dir.join("memory"),
             snapshots: root.join("snapshots"),
             images: root.join("images"),
+            goldens: root.join("golden"),
             logs: root.join("logs"),
             records: root.join("records"),
             slots: root.join("slots.json"),

@@ -22,6 +22,7 @@ use crate::{
     config::Layout,
     fetches::Fetches,
     files,
+    golden::Goldens,
     images::{Image, Images, Pulls},
     limits::Watch,
     logs::Logs,
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) images: Arc<Images>,
     pub(crate) pulls: Pulls,
+    pub(crate) goldens: Goldens,
     /// Where snapshots are that all nodes can restore.
     pub(crate) store: Option<Store>,
     /// Bytes of the disk that snapshots may take which are in the store too.
@@ -220,10 +222,26 @@ impl Activation {
     }
 }
 
+/// What an activation came from.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// Its template's command.
+    Start,
+    /// The same, though its template is golden.
+    StartWithoutGolden { why: String },
+    /// The template's golden snapshot.
+    Golden,
+    /// The actor's own snapshot.
+    Snapshot,
+    /// An earlier agent.
+    Adopted,
+}
+
 /// What a wake is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Activated {
     pub(crate) endpoint: String,
+    pub(crate) origin: Origin,
     pub(crate) fetch_us: u64,
     pub(crate) restore_us: u64,
     pub(crate) ready_us: u64,
@@ -231,8 +249,13 @@ pub(crate) struct Activated {
 
 impl From<Activated> for proto::ActivateReply {
     fn from(activated: Activated) -> Self {
-        let Activated { endpoint, fetch_us, restore_us, ready_us } = activated;
-        Self { endpoint, fetch_us, restore_us, ready_us }
+        let Activated { endpoint, fetch_us, restore_us, ready_us, origin } = activated;
+        let cloned = matches!(origin, Origin::Golden);
+        let not_cloned = match origin {
+            Origin::StartWithoutGolden { why } => why,
+            _ => String::new(),
+        };
+        Self { endpoint, fetch_us, restore_us, ready_us, cloned, not_cloned }
     }
 }
 

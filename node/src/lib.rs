@@ -33,6 +33,7 @@ mod app;
 mod core;
 mod fetches;
 mod files;
+mod golden;
 mod images;
 mod limits;
 mod logs;

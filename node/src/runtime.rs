@@ -57,6 +57,8 @@ pub(crate) struct Sandbox {
     pub(crate) user: User,
     /// What its root directory is an overlay of, the uppermost first. Never written to.
     pub(crate) layers: Vec<PathBuf>,
+    /// What the host is called in the image, where that is another's.
+    pub(crate) image_of: Option<&'static str>,
     pub(crate) limits: Resources,
     /// The network namespace, as any process may open it.
     pub(crate) netns: PathBuf,

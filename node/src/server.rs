@@ -58,6 +58,7 @@ fn activate(request: proto::ActivateRequest) -> Result<Activate, OpError> {
         epoch: Epoch(request.epoch),
         worker: request.worker,
         template: Arc::new(template),
+        template_name: request.template_name,
         digest: blake3::hash(request.template.as_bytes()).to_hex().to_string(),
         snapshot,
         deadline: Duration::from_millis(request.deadline_ms),

@@ -45,7 +45,7 @@ use tokio_util::task::TaskTracker;
 
 pub use cidr::{Cidr, InvalidCidr};
 pub(crate) use host::remove_all;
-pub(crate) use netns::Netns;
+pub(crate) use netns::{Netns, thread};
 
 use crate::{config::Layout, files};
 use cidr::Subnet;
@@ -461,6 +461,11 @@ impl Lease {
     pub(crate) fn held(&self, endpoint: SocketAddrV4) -> Held {
         let link = self.wiring.link.clone().unwrap_or_default();
         Held { index: self.slot.index, link, endpoint }
+    }
+
+    /// A fresh inside, after what had this one has ended.
+    pub(crate) async fn renew(&mut self) -> io::Result<()> {
+        self.slot.renew(&mut self.wiring).await
     }
 
     /// The namespace for the sandbox.

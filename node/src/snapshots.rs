@@ -377,6 +377,13 @@ impl Snapshots {
         self.lock().values().map(|entry| self.view(entry, node)).collect()
     }
 
+    /// Those that nobody has used since then, in milliseconds since 1970.
+    pub(crate) fn unused(&self, since: u64) -> Vec<(ActorKey, String)> {
+        let index = self.lock();
+        let idle = index.iter().filter(|(_, entry)| entry.used < since);
+        idle.map(|(key, _)| key.clone()).collect()
+    }
+
     /// As others see a snapshot.
     pub(crate) fn told(&self, actor: &ActorKey, id: &str, node: &str) -> Option<proto::Snapshot> {
         let index = self.lock();

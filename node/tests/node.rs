@@ -20,6 +20,8 @@ mod disk;
 mod failure;
 #[path = "node/freeze.rs"]
 mod freeze;
+#[path = "node/golden.rs"]
+mod golden;
 #[path = "node/identity.rs"]
 mod identity;
 #[path = "node/image.rs"]

@@ -116,6 +116,7 @@ pub(crate) fn kind_name(kind: WakeKind) -> &'static str {
     match kind {
         WakeKind::Unspecified | WakeKind::None => "none",
         WakeKind::ColdStart => "cold_start",
+        WakeKind::Cloned => "cloned",
         WakeKind::Restored => "restored",
         WakeKind::PreviousSnapshot => "previous_snapshot",
         WakeKind::ColdStartAfterFailure => "cold_start_after_failure",

@@ -14,6 +14,7 @@ mod bodies;
 mod crashes;
 mod failures;
 mod fleet;
+mod golden;
 mod grpc;
 mod https;
 mod image;

@@ -104,7 +104,7 @@ impl Actor {
             template: template.to_string(),
             snapshot: snapshot.into(),
             deadline_ms: DEADLINE_MS,
-            traceparent: String::new(),
+            ..Default::default()
         }
     }
 

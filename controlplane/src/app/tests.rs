@@ -99,8 +99,7 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     let mut control = rig.control();
     let reply = rig.apply(r#","idle":{"freezeAfter":"1s"},"golden":true"#).await.unwrap();
     assert_eq!(reply.outcome(), apply_reply::Outcome::Created);
-    assert_eq!(reply.warnings.len(), 1, "{:?}", reply.warnings);
-    assert!(reply.warnings[0].contains("spec.golden: accepted, not acted on yet"));
+    assert!(reply.warnings.is_empty(), "{:?}", reply.warnings);
     let created = control.create_actor(create("a")).await.unwrap().into_inner();
     assert_eq!(created.state(), ActorState::Suspended);
 
@@ -120,7 +119,9 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
         control.apply(ApplyRequest { manifest: criu, check: false }).await.unwrap().into_inner();
     let warning = "no node has the runtime criu";
     assert!(applied.warnings.iter().any(|said| said.contains(warning)), "{applied:?}");
-    let phases = awake.last_wake.unwrap().phases.unwrap();
+    let wake = awake.last_wake.unwrap();
+    assert_eq!(wake.kind(), reveille_api::proto::WakeKind::Cloned, "the template is golden");
+    let phases = wake.phases.unwrap();
     let sum = phases.place_us + phases.fetch_us + phases.restore_us + phases.ready_us;
     assert_eq!(sum, phases.total_us);
     let workers = control.list_workers(ListRequest::default()).await.unwrap().into_inner().items;
@@ -153,7 +154,7 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
         assert_eq!(event.sequence, kinds.len() as u64 + 1);
         kinds.push(event.kind);
     }
-    assert!(kinds.starts_with(&["Created".into(), "WakeStarted".into(), "ColdStarted".into()]));
+    assert!(kinds.starts_with(&["Created".into(), "WakeStarted".into(), "Cloned".into()]));
     rig.stop().await;
 }
 

@@ -15,8 +15,8 @@ use crate::{
     fleet::Fleet,
     idle,
     lifecycle::{
-        Actor, Cause, Effect, Event, Phase, Place, Serving, Snapshot, Source, State, StayedUp,
-        Storage,
+        Actor, Cause, Effect, Event, Note, Phase, Place, Serving, Snapshot, Source, State,
+        StayedUp, Storage,
     },
     nodes::{Agent, call::Refusal},
     placement::{Request, Status},
@@ -94,6 +94,14 @@ impl Driver {
             }
             Effect::StayedUp(why) => self.stayed_up(&why),
             Effect::Note(note) => {
+                let note = match note {
+                    Note::Woke(activation)
+                        if activation.source == Source::Cold && self.timers.cloned =>
+                    {
+                        Note::Cloned(activation)
+                    }
+                    note => note,
+                };
                 self.fleet.metrics.note(&note);
                 self.fleet.events.note(&self.record.key, self.record.life.epoch, &note);
             }
@@ -145,6 +153,7 @@ impl Driver {
             epoch: epoch.0,
             worker: place.worker,
             template: serde_json::to_string(&self.template.spec).unwrap_or_default(),
+            template_name: self.template.name.clone(),
             snapshot: source.snapshot().map(|s| s.id.clone()).unwrap_or_default(),
             deadline_ms: 0,
             traceparent: self.wakes.traceparent(),

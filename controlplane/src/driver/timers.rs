@@ -18,6 +18,8 @@ pub(super) struct Timers {
     pub(super) idle: Option<Instant>,
     /// Of the last wake.
     pub(super) phases: Phases,
+    /// Whether that was a clone of the template's golden snapshot.
+    pub(super) cloned: bool,
 }
 
 /// What deadlines are made from.

@@ -366,6 +366,10 @@ pub enum Note {
     },
     /// It serves.
     Woke(Activation),
+    /// As a clone of its template's golden snapshot.
+    Cloned(Activation),
+    /// Not as a clone, though the template asks for it.
+    NotCloned(String),
     /// It does not.
     WakeFailed(Failure),
     /// A snapshot could not be restored.

@@ -6,13 +6,17 @@
 //!  fetch                                                      restore      ready
 //! ```
 //!
+//! The first start of an actor may be that of a [clone](golden).
+//!
 //! Whatever fails, and also a deadline or a cancellation, leaves nothing behind that runs or can be reached.
 
+mod golden;
+
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, SocketAddrV4},
     path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -24,8 +28,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    core::{Activated, Activation, Core, OpError},
+    core::{Activated, Activation, Core, OpError, Origin},
     files,
+    golden::NAME,
     images::{self, Pin},
     limits::Watch,
     process::Process,
@@ -43,6 +48,7 @@ pub(crate) struct Activate {
     pub(crate) epoch: Epoch,
     pub(crate) worker: String,
     pub(crate) template: Arc<ActorTemplateSpec>,
+    pub(crate) template_name: String,
     /// Hash of the template's text.
     pub(crate) digest: String,
     /// None: cold start.
@@ -85,8 +91,7 @@ pub(super) async fn activate(
         Refused::Unknown(_) => unknown(&request.worker),
         Refused::Occupied(..) => Failure::new(Reason::NoCapacity, refused.to_string()).into(),
     })?;
-    let sandbox = core.sandbox_id(&actor, request.epoch);
-    let fetching = Mutex::new(None);
+    let (fetching, sandbox) = (Mutex::new(None), Mutex::new(None));
     let attempt = Attempt {
         core: &core,
         runtime,
@@ -95,10 +100,11 @@ pub(super) async fn activate(
         request: &request,
         begin,
         fetching: &fetching,
+        sandbox: &sandbox,
     };
     let launched = tokio::select! {
         biased;
-        launched = attempt.launch(&mut lease, sandbox.clone(), directory) => launched,
+        launched = attempt.launch(&mut lease, directory) => launched,
         () = tokio::time::sleep_until(deadline) => {
             Err(attempt.too_late())
         }
@@ -110,26 +116,21 @@ pub(super) async fn activate(
             tracing::info!(
                 %actor, epoch = %request.epoch, worker = request.worker, endpoint = reply.endpoint,
                 fetch_us = reply.fetch_us, restore_us = reply.restore_us, ready_us = reply.ready_us,
-                restored = request.snapshot.is_some(), "an actor serves"
+                origin = ?reply.origin, "an actor serves"
             );
             let runtime = runtime.clone();
             Ok(Box::new(Activation { record, runtime, process, lease, watch, image, reply }))
         }
         Err(error) => {
             tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
-            core.teardown(runtime, &sandbox, None, Some(lease)).await;
+            let sandbox = attempt.present().take();
+            match sandbox {
+                Some(sandbox) => core.teardown(runtime, &sandbox, None, Some(lease)).await,
+                None => lease.recycle(),
+            }
             Err(error)
         }
     }
-}
-
-/// All of an [`Activation`] that an attempt comes to.
-struct Launched {
-    record: ActivationRecord,
-    process: Process,
-    watch: Watch,
-    image: Option<images::Image>,
-    reply: Activated,
 }
 
 struct Attempt<'a> {
@@ -141,24 +142,93 @@ struct Attempt<'a> {
     begin: Instant,
     /// What has to come from elsewhere first.
     fetching: &'a Mutex<Option<&'static str>>,
+    /// What there is to be removed when this comes to nothing.
+    sandbox: &'a Mutex<Option<String>>,
+}
+
+/// What a sandbox is made from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Nothing,
+    /// The actor's own snapshot.
+    Own(&'a Image),
+    /// Its template's golden one.
+    Golden(&'a Image),
+}
+
+impl<'a> Source<'a> {
+    fn image(self) -> Option<&'a Image> {
+        match self {
+            Self::Nothing => None,
+            Self::Own(image) | Self::Golden(image) => Some(image),
+        }
+    }
+}
+
+/// What it runs from.
+#[derive(Clone)]
+struct Root {
+    /// The uppermost first; of no image, the last one is the template's directory.
+    layers: Vec<PathBuf>,
+    process: images::Process,
+    image: Option<images::Image>,
+}
+
+/// All of an [`Activation`] that an attempt comes to.
+struct Launched {
+    record: ActivationRecord,
+    process: Process,
+    watch: Watch,
+    image: Option<images::Image>,
+    reply: Activated,
+}
+
+/// A sandbox that answers.
+struct Booted {
+    process: Process,
+    watch: Watch,
+    /// When it ran, since the attempt began.
+    up: Duration,
 }
 
 impl Attempt<'_> {
     async fn launch(
         &self,
         lease: &mut Lease,
-        id: String,
         directory: Option<PathBuf>,
     ) -> Result<Launched, OpError> {
-        let (core, spec) = (self.core, &self.request.template);
         let snapshot = match &self.request.snapshot {
             Some(snapshot) => Some(self.image(snapshot).await?),
             None => None,
         };
         let pin = snapshot.as_ref().map(|snapshot| snapshot.image.as_ref());
-        let root = self.root(pin, directory.is_some()).await?;
-        let endpoint = lease.next_endpoint().await;
-        let endpoint = endpoint.map_err(|e| self.failure(format!("no endpoint: {e}")))?;
+        let image = self.root(pin, directory.is_some()).await?;
+        let (layers, process) = match (&image, directory) {
+            (Some(image), _) => (image.layers.clone(), image.process.clone()),
+            (None, directory) => {
+                let layers = [self.core.images.mounts()].into_iter().chain(directory);
+                (layers.collect(), images::Process::default())
+            }
+        };
+        let root = Root { layers, process, image };
+        match &snapshot {
+            Some(snapshot) => self.serve(lease, root, Source::Own(snapshot)).await,
+            None if self.request.template.golden => self.clone_or_start(lease, root).await,
+            None => self.serve(lease, root, Source::Nothing).await,
+        }
+    }
+
+    async fn serve(
+        &self,
+        lease: &mut Lease,
+        root: Root,
+        source: Source<'_>,
+    ) -> Result<Launched, OpError> {
+        let spec = &self.request.template;
+        let identity = Identity { actor: self.actor.clone(), epoch: self.request.epoch };
+        let mut sandbox = self.sandbox(lease, &root, identity)?;
+        sandbox.image_of = matches!(source, Source::Golden(_)).then_some(NAME);
+        let endpoint = self.endpoint(lease).await?;
         let held = lease.held(endpoint);
         let mut record = ActivationRecord {
             epoch: self.request.epoch,
@@ -166,11 +236,11 @@ impl Attempt<'_> {
             slot: held.index,
             link: held.link,
             runtime: spec.runtime,
-            sandbox: id.clone(),
+            sandbox: sandbox.id.clone(),
             endpoint,
             port: spec.port,
             template: self.request.digest.clone(),
-            image: root.as_ref().map(|root| root.pin.clone()),
+            image: root.image.as_ref().map(|image| image.pin.clone()),
             process: None,
             phase: Phase::Starting,
             resumed: None,
@@ -178,39 +248,77 @@ impl Attempt<'_> {
             limits: spec.resources.clone(),
         };
         self.save(&record)?;
+        let fetch = self.begin.elapsed();
+        let Booted { process, watch, up } =
+            self.boot(lease, &sandbox, source.image(), endpoint).await?;
+        record.process = Some(process.id());
+        record.phase = Phase::Serving;
+        self.save(&record)?;
+        let micros = |duration: Duration| duration.as_micros() as u64;
+        let reply = Activated {
+            endpoint: endpoint.to_string(),
+            fetch_us: micros(fetch),
+            restore_us: micros(up - fetch),
+            ready_us: micros(self.begin.elapsed() - up),
+            origin: match source {
+                Source::Nothing => Origin::Start,
+                Source::Own(_) => Origin::Snapshot,
+                Source::Golden(_) => Origin::Golden,
+            },
+        };
+        Ok(Launched { record, process, watch, image: root.image, reply })
+    }
+
+    fn sandbox(&self, lease: &Lease, root: &Root, identity: Identity) -> Result<Sandbox, OpError> {
+        let (core, spec, own) = (self.core, &self.request.template, &root.process);
         let output =
             core.logs.open(self.actor).map_err(|e| self.failure(format!("no log file: {e}")))?;
-        let (layers, own) = match (&root, directory) {
-            (Some(root), _) => (root.layers.clone(), root.process.clone()),
-            (None, directory) => {
-                let layers = Vec::from_iter([core.images.mounts()].into_iter().chain(directory));
-                (layers, images::Process::default())
-            }
-        };
         let command = own.command(spec);
         if command.is_empty() {
             return Err(self.failure(
                 "the image does not say what to run: write spec.command into the template",
             ));
         }
-        let sandbox = Sandbox {
+        let id = core.sandbox_id(&identity.actor, identity.epoch);
+        *self.present() = Some(id.clone());
+        Ok(Sandbox {
             id,
-            identity: Identity { actor: self.actor.clone(), epoch: self.request.epoch },
+            identity,
+            image_of: None,
             command,
             env: own.env(spec),
-            directory: own.directory.unwrap_or_else(|| "/".into()),
-            user: own.user,
-            layers,
+            directory: own.directory.clone().unwrap_or_else(|| "/".into()),
+            user: own.user.clone(),
+            layers: root.layers.clone(),
             limits: spec.resources.clone(),
             netns: lease.netns(),
             output: Arc::new(output),
-        };
-        let fetch = self.begin.elapsed();
-        let check = Check::new(SocketAddr::V4(endpoint), self.actor, spec);
+        })
+    }
+
+    async fn endpoint(&self, lease: &Lease) -> Result<SocketAddrV4, OpError> {
+        let endpoint = lease.next_endpoint().await;
+        endpoint.map_err(|e| self.failure(format!("no endpoint: {e}")))
+    }
+
+    fn present(&self) -> MutexGuard<'_, Option<String>> {
+        self.sandbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once it answers through the endpoint.
+    async fn boot(
+        &self,
+        lease: &mut Lease,
+        sandbox: &Sandbox,
+        image: Option<&Image>,
+        endpoint: SocketAddrV4,
+    ) -> Result<Booted, OpError> {
+        let spec = &self.request.template;
+        let check = Check::new(SocketAddr::V4(endpoint), &sandbox.identity.actor, spec);
         let launched = async {
-            let launched = match &snapshot {
-                Some(snapshot) => self.runtime.restore(&sandbox, &snapshot.dir).await,
-                None => self.runtime.start(&sandbox).await,
+            let launched = match image {
+                Some(image) => self.runtime.restore(sandbox, &image.dir).await,
+                None => self.runtime.start(sandbox).await,
             };
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
             let watch = Watch::new(self.runtime, &sandbox.id, pid, &sandbox.limits);
@@ -223,11 +331,11 @@ impl Attempt<'_> {
         };
         let mut launched = pin!(async { tokio::try_join!(launched, opened) });
         let mut passed = pin!(check.passed());
-        let (process, watch, restore) = tokio::select! {
+        tokio::select! {
             biased;
             launched = &mut launched => {
                 let ((process, watch), ()) = launched?;
-                let restore = self.begin.elapsed();
+                let up = self.begin.elapsed();
                 check.hurry();
                 tokio::select! {
                     biased;
@@ -239,26 +347,15 @@ impl Attempt<'_> {
                         return Err(self.failure(format!("not ready within {limit:?}: {miss}")));
                     }
                 }
-                (process, watch, restore)
+                Ok(Booted { process, watch, up })
             }
             // It answers already, and the program is only about to end.
             () = &mut passed => {
-                let restore = self.begin.elapsed();
+                let up = self.begin.elapsed();
                 let ((process, watch), ()) = launched.await?;
-                (process, watch, restore)
+                Ok(Booted { process, watch, up })
             }
-        };
-        record.process = Some(process.id());
-        record.phase = Phase::Serving;
-        self.save(&record)?;
-        let micros = |duration: Duration| duration.as_micros() as u64;
-        let reply = Activated {
-            endpoint: endpoint.to_string(),
-            fetch_us: micros(fetch),
-            restore_us: micros(restore - fetch),
-            ready_us: micros(self.begin.elapsed() - restore),
-        };
-        Ok(Launched { record, process, watch, image: root, reply })
+        }
     }
 
     /// What it runs from, if that is not the template's directory. A snapshot knows its `pin`.

@@ -32,7 +32,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use nix::mount::MsFlags;
+use nix::{
+    mount::MsFlags,
+    sched::{CloneFlags, setns},
+};
 use reveille_api::manifest::template::Resources;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +49,7 @@ use super::{
 use crate::{
     files,
     process::{self, Process},
+    slots::thread,
 };
 use version::Versions;
 use writes::Memory;
@@ -207,7 +211,11 @@ impl Criu {
             Some(image) => self.restore_container(sandbox, &bundle, &identity, image).await?,
         }
         Overlay::unmount(&self.launcher, &bundle).await?;
-        super::read_pid(&bundle.join(PID_FILE))
+        let pid = super::read_pid(&bundle.join(PID_FILE))?;
+        if sandbox.image_of.is_some() {
+            name_host(pid, sandbox.identity.actor.name()).await?;
+        }
+        Ok(pid)
     }
 
     async fn run_container(
@@ -435,6 +443,18 @@ fn prepare(places: &Places) -> io::Result<()> {
         launcher::cover("cgroup2", Path::new(cgroup::INSIDE), MsFlags::empty())?;
     }
     Ok(())
+}
+
+/// Names the host of a container.
+async fn name_host(pid: i32, name: &str) -> Result<(), Error> {
+    let uts = PathBuf::from(format!("/proc/{pid}/ns/uts"));
+    let (namespace, name) = (uts.clone(), name.to_owned());
+    let named = thread("uts", move || {
+        setns(File::open(namespace)?, CloneFlags::CLONE_NEWUTS)?;
+        rustix::system::sethostname(name.as_bytes())?;
+        Ok(())
+    });
+    named.await.flatten().map_err(Error::file("name the host of", &uts))
 }
 
 fn no_streams(command: &mut Command) {

@@ -41,6 +41,8 @@ const PID_FILE: &str = "pid";
 const KERNEL: &str = "checkpoint.img";
 /// Of a sandbox, the name of the file that is its memory.
 const MEMORY: &[u8] = b"/memfd:runsc-memory";
+/// In a bundle, the image of a clone.
+const IMAGE: &str = "image";
 /// What makes runsc of 2024 take the namespace it is given for the machine's own, and then refuse to work. Newer kernels
 /// show it in every namespace. Where they do, runsc finds an empty directory there.
 const MARK: &str = "/proc/sys/net/core/rmem_default";
@@ -186,6 +188,25 @@ impl Gvisor {
         self.run("do", command, &log).await
     }
 
+    /// The image with the sandbox's own name for its host; `None` where it must keep the one it has.
+    async fn renamed(&self, image: &Path, old: &'static str, sandbox: &Sandbox) -> Option<PathBuf> {
+        let bundle = self.bundle(&sandbox.id);
+        let (from, copy) = (image.to_owned(), bundle.join(IMAGE));
+        let (new, into) = (sandbox.identity.actor.name().to_owned(), copy.clone());
+        let renamed = files::blocking(move || {
+            files::create_private_dir(&bundle)?;
+            mend::rename(&from, KERNEL, [old, &new], &into)
+        });
+        match renamed.await {
+            Ok(true) => Some(copy),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!(id = sandbox.id, %error, "a clone keeps the host name of its template");
+                None
+            }
+        }
+    }
+
     /// As runsc has it: "running", "paused", "stopped".
     async fn status(&self, id: &str) -> Option<String> {
         #[derive(serde::Deserialize)]
@@ -232,8 +253,16 @@ impl Runtime for Gvisor {
         sandbox: &'a Sandbox,
         image: &'a Path,
     ) -> BoxFuture<'a, Result<i32, Error>> {
-        let arguments = [format!("--image-path={}", image.display())];
-        async move { self.launch("restore", &arguments, sandbox).await }.boxed()
+        async move {
+            let renamed = match sandbox.image_of {
+                Some(old) => self.renamed(image, old, sandbox).await,
+                None => None,
+            };
+            let image = renamed.as_deref().unwrap_or(image);
+            let arguments = [format!("--image-path={}", image.display())];
+            self.launch("restore", &arguments, sandbox).await
+        }
+        .boxed()
     }
 
     fn pause<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {

@@ -189,6 +189,7 @@ pub(super) mod tests {
                 actor: ActorKey::new("demo", "counter").unwrap(),
                 epoch: Epoch(1),
             },
+            image_of: None,
             command: vec!["/counter".into()],
             env: vec![EnvVar { name: "LOG".into(), value: "info".into() }],
             directory: "/srv".into(),

@@ -263,7 +263,7 @@ async fn a_worker_in_use_is_refused_to_another_actor(
         template: place.wake(1).template.to_string(),
         snapshot: String::new(),
         deadline_ms: 5_000,
-        traceparent: String::new(),
+        ..Default::default()
     };
     let status = node.client.clone().activate(request.clone()).await.unwrap_err();
     assert_eq!(reason(&status), "no_capacity");

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::support::{CRIU, GVISOR, Place, eventually, get};
 
 /// Tells what it reads at each request, also from files that it has open all the while.
-const SCRIPT: &str = r#"
+pub(crate) const SCRIPT: &str = r#"
 import http.server, json, os, random, socket, time
+boot = os.urandom(16).hex()
 def path(name):
     return '/run/reveille/' + name
 held = {name: open(path(name)) for name in os.listdir('/run/reveille')}
@@ -35,23 +36,27 @@ class Server(http.server.BaseHTTPRequestHandler):
             'monotonic': time.monotonic(),
             'kernel': os.urandom(16).hex(),
             'own': random.getrandbits(64),
+            'boot': boot,
         }).encode())
 http.server.HTTPServer(('', 8080), Server).serve_forever()
 "#;
 
 #[derive(Debug, serde::Deserialize)]
-struct Told {
-    read: serde_json::Value,
-    held: serde_json::Value,
+pub(crate) struct Told {
+    pub(crate) read: serde_json::Value,
+    pub(crate) held: serde_json::Value,
     writable: bool,
-    host: String,
+    pub(crate) host: String,
     wall: f64,
     monotonic: f64,
-    kernel: String,
-    own: u64,
+    /// Drawn for this answer, from the kernel and from the program's own generator.
+    pub(crate) kernel: String,
+    pub(crate) own: u64,
+    /// Drawn from the kernel when the program started.
+    pub(crate) boot: String,
 }
 
-async fn ask(endpoint: &str) -> Told {
+pub(crate) async fn ask(endpoint: &str) -> Told {
     serde_json::from_str(&get(endpoint, "/").await.unwrap()).unwrap()
 }
 

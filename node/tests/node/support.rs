@@ -307,13 +307,14 @@ impl Node {
         deadline_ms: u64,
     ) -> Result<proto::ActivateReply, Status> {
         let request = proto::ActivateRequest {
-            actor: Some(actor()),
+            actor: Some(proto::ActorKey { name: wake.actor.into(), ..actor() }),
             epoch: wake.epoch,
             worker: format!("n-{}", wake.worker),
             template: wake.template.to_string(),
             snapshot: wake.snapshot.into(),
             deadline_ms,
             traceparent: String::new(),
+            template_name: "template".into(),
         };
         self.client.clone().activate(request).await.map(tonic::Response::into_inner)
     }
@@ -374,6 +375,7 @@ impl Node {
 /// What to activate.
 #[derive(Clone)]
 pub(crate) struct Wake {
+    pub(crate) actor: &'static str,
     pub(crate) epoch: u64,
     pub(crate) worker: u32,
     pub(crate) snapshot: &'static str,
@@ -391,7 +393,7 @@ impl Place {
             "port": 8080,
             "readiness": { "httpGet": { "path": "/healthz" }, "timeout": "5s" },
         });
-        Wake { epoch, worker: 0, snapshot: "", template }
+        Wake { actor: "counter", epoch, worker: 0, snapshot: "", template }
     }
 }
 

@@ -76,6 +76,7 @@ fn wake_name(kind: WakeKind) -> &'static str {
         WakeKind::Unspecified => "Unknown",
         WakeKind::None => "None",
         WakeKind::ColdStart => "ColdStart",
+        WakeKind::Cloned => "Cloned",
         WakeKind::Restored => "Restored",
         WakeKind::PreviousSnapshot => "PreviousSnapshot",
         WakeKind::ColdStartAfterFailure => "ColdStartAfterFailure",

@@ -55,7 +55,7 @@ pub struct ActorTemplateSpec {
     /// What to do when the current snapshot cannot be restored.
     #[serde(default)]
     pub on_restore_failure: OnRestoreFailure,
-    /// Boot once, snapshot, and start actors as clones.
+    /// Boot once on each node, snapshot, and start actors as clones.
     #[serde(default)]
     pub golden: bool,
 }

@@ -33,6 +33,7 @@ impl Criu {
         let sandbox = |netns: &Netns| Sandbox {
             id: format!("{}trial", self.places.prefix),
             identity: identity.clone(),
+            image_of: None,
             command: vec!["sleep".into(), "60".into()],
             env: Vec::new(),
             directory: "/".into(),

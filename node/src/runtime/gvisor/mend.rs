@@ -30,6 +30,8 @@
 //! of a stream of values (gVisor's `pkg/state/wire`). It is written by a process that an actor may have got hold of, so
 //! nothing in it is believed: not lengths, not depths.
 
+mod rename;
+
 use std::{
     collections::HashSet,
     fs::{self, File},
@@ -38,6 +40,8 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
 };
+
+pub(super) use rename::rename;
 
 const MAGIC: &[u8] = b"gVisorSF";
 /// Of the header, after its text: SHA-256.
