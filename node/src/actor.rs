@@ -42,6 +42,7 @@ use crate::{
     core::{Activated, Activation, Core, OpError},
     files,
     record::{Fence, Record},
+    uploads,
 };
 
 /// Operations of one actor that may wait.
@@ -485,6 +486,8 @@ impl Driver {
             Ok(())
         });
         let deleted = deleted.await;
+        // Those that are kept are known by now to who asks.
+        uploads::make_room(&self.core);
         if forget && deleted.is_ok() {
             self.fence = Fence::default();
         }

@@ -235,7 +235,6 @@ impl App {
         task::spawn(&mut tasks, "log-rotation", rotate(actors.clone()));
         task::spawn(&mut tasks, "golden", golden::collect(actors.core().clone()));
         if let Some(store) = actors.core().store.clone() {
-            uploads::make_room(actors.core());
             let core = actors.core().clone();
             task::spawn(&mut tasks, "uploads", uploads::run(core, store.clone()));
             task::spawn(&mut tasks, "sweep", uploads::sweep(store));

@@ -16,6 +16,7 @@ use crate::{
     actors::Actors,
     core::OpError,
     snapshots::is_id,
+    uploads,
 };
 
 /// See the module.
@@ -147,7 +148,11 @@ impl NodeAgent for Service {
         request: Request<proto::GetInventoryRequest>,
     ) -> Result<Response<proto::Inventory>, Status> {
         self.stay(&request)?;
-        Ok(Response::new(self.actors.inventory()))
+        let inventory = self.actors.inventory();
+        if self.actors.core().snapshots.tell() {
+            uploads::make_room(self.actors.core());
+        }
+        Ok(Response::new(inventory))
     }
 
     type LogsStream = BoxStream<'static, Result<proto::LogChunk, Status>>;

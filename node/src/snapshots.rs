@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct Snapshots {
     /// There is a store.
     stores: bool,
     drafts: AtomicU64,
+    /// Somebody was told of all that is here since this process has begun.
+    listed: AtomicBool,
     index: Mutex<BTreeMap<(ActorKey, String), Entry>>,
 }
 
@@ -67,6 +69,9 @@ struct Entry {
     disk: u64,
     /// When it was last written or restored, in milliseconds since 1970.
     used: u64,
+    /// The control plane may hold it for the actor's latest: it has named it, or was told of all that is here. Until then
+    /// what is only in the store would not be found.
+    known: bool,
     /// Held by those who read its files.
     in_use: Arc<()>,
 }
@@ -178,6 +183,7 @@ impl Snapshots {
                             let upload = upload.unwrap_or(Upload::Never);
                             let mut entry = Entry::new(manifest, None, upload, &path);
                             entry.used = entry.manifest.created_unix_ms;
+                            entry.known = true;
                             index.insert((actor.clone(), id), entry);
                         }
                         // Kept: it may be of use to somebody, and a wake from it says what is wrong.
@@ -189,7 +195,14 @@ impl Snapshots {
             }
         }
         let (machine, drafts) = (Machine::detect()?, AtomicU64::new(0));
-        Ok(Self { root: root.into(), machine, stores, drafts, index: Mutex::new(index) })
+        Ok(Self {
+            root: root.into(),
+            machine,
+            stores,
+            drafts,
+            listed: AtomicBool::new(false),
+            index: Mutex::new(index),
+        })
     }
 
     /// Removes what an agent that died was writing or deleting. Its programs have ended: one of them would write on, or make
@@ -293,6 +306,7 @@ impl Snapshots {
         // First of all: from here on it is not evicted.
         let in_use = self.lock().get_mut(&key).map(|entry| {
             entry.used = unix_ms();
+            entry.known = true;
             entry.in_use.clone()
         });
         if !dir.exists() {
@@ -348,6 +362,11 @@ impl Snapshots {
 
     /// Deletes an actor's snapshots of lower epochs but those in `keep`. Blocks.
     pub(crate) fn delete(&self, actor: &ActorKey, below: Epoch, keep: &[String]) -> io::Result<()> {
+        for id in keep {
+            if let Some(entry) = self.lock().get_mut(&(actor.clone(), id.clone())) {
+                entry.known = true;
+            }
+        }
         let dir = self.dir(actor);
         let newer = |id: &str| self.get(actor, id).is_some_and(|found| found.epoch >= below);
         let goes = |id: &&String| is_id(id) && !keep.contains(id) && !newer(id);
@@ -371,6 +390,11 @@ impl Snapshots {
         let index = self.lock();
         let images = index.values().filter_map(|entry| entry.manifest.image.as_ref());
         images.map(|pin| pin.digest.clone()).collect()
+    }
+
+    /// All that is here is being told. True when it is the first time.
+    pub(crate) fn tell(&self) -> bool {
+        !self.listed.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn list(&self, node: &str) -> Vec<proto::Snapshot> {
@@ -421,15 +445,19 @@ impl Snapshots {
         Ok(true)
     }
 
-    /// Removes those that are in the store too and nobody uses, the longest unused first, until no more than `limit`
-    /// bytes of the disk are left. Blocks.
+    /// Removes those that are in the store too, that the control plane knows of and nobody uses, the longest unused first,
+    /// until no more than `limit` bytes of the disk are left. Blocks.
     pub(crate) fn evict(&self, limit: u64) -> io::Result<u32> {
+        if !self.listed.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
         let mut graves = Vec::new();
         {
             let mut index = self.lock();
             let mut disk: u64 = index.values().map(|entry| entry.disk).sum();
             let free = |entry: &Entry| {
-                entry.upload == Upload::Stored && Arc::strong_count(&entry.in_use) == 1
+                let unused = Arc::strong_count(&entry.in_use) == 1;
+                entry.upload == Upload::Stored && entry.known && unused
             };
             let mut known: Vec<_> = index.iter().filter(|(_, entry)| free(entry)).collect();
             known.sort_by_key(|(_, entry)| entry.used);
@@ -488,7 +516,8 @@ impl Entry {
         let names = manifest.files.iter().map(|file| dir.join(&file.name));
         let disk = names.filter_map(|path| fs::symlink_metadata(path).ok());
         let disk = disk.map(|file| file.blocks() * 512).sum();
-        Self { manifest, hashed, upload, disk, used: unix_ms(), in_use: Arc::default() }
+        let (used, in_use) = (unix_ms(), Arc::default());
+        Self { manifest, hashed, upload, disk, used, known: false, in_use }
     }
 }
 

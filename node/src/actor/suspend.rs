@@ -23,7 +23,6 @@ use crate::{
     files,
     record::{Fence, Phase, Record},
     snapshots::{Origin, Sealed, Upload, unix_ms},
-    uploads,
 };
 
 /// Tries to give an endpoint back, and the pause between them. After that the activation is of no use.
@@ -147,7 +146,6 @@ pub(super) async fn suspend(
             let taken = core.snapshots.told(&actor, &request.snapshot, &core.node);
             // It may be in the store by now, and was not evicted then for our sake.
             drop(in_use);
-            uploads::make_room(&core);
             return match taken {
                 Some(taken) => SuspendEnd::Committed(taken),
                 None => SuspendEnd::Lost("its snapshot is gone".into()),

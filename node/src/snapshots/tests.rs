@@ -164,6 +164,11 @@ fn only_what_is_stored_and_unused_is_evicted_and_the_longest_unused_first() {
         snapshots.lock().get_mut(&(actor(), id.to_owned())).unwrap().used = used;
     }
     snapshots.lock().get_mut(&(actor(), "s4".to_owned())).unwrap().upload = Upload::Due(0);
+    // The control plane may know of none of them.
+    assert!(snapshots.tell() && !snapshots.tell());
+    assert_eq!(snapshots.evict(0).unwrap(), 0);
+    let all = ["s1", "s2", "s3", "s4"].map(str::to_owned);
+    snapshots.delete(&actor(), Epoch(0), &all).unwrap();
     let image = verify(&snapshots, "s1").unwrap();
     let disk = snapshots.lock()[&(actor(), "s1".to_owned())].disk;
     assert!(disk >= 100_000);

@@ -132,6 +132,9 @@ async fn a_fetch_that_has_no_room_leaves_nothing_and_is_made_up_for() {
     let wake = node.activate(&place.wake(1)).await.unwrap();
     let first = count(&wake.endpoint).await;
     node.suspend(1, "s1").await.unwrap();
+    // As a control plane that has written it down.
+    node.inventory().await;
+    node.delete_snapshots(1, &["s1"], false).await.unwrap();
     eventually("it is in the store only", async || match disk.snapshots() {
         none if none.is_empty() => Ok(()),
         some => Err(format!("{some:?}")),

@@ -95,10 +95,18 @@ async fn what_was_half_made_is_removed_and_a_dead_sandbox_is_not_adopted(
     let Some(place) = Place::of(runtime) else { return };
     let node = place.start(2).await;
     let fresh = place.traces();
-    // Cut off in the middle of a start.
+    // Cut off in the middle of a start, as soon as anything of it is there.
     let wake = place.wake(1);
-    let start = tokio::time::timeout(Duration::from_millis(60), node.activate(&wake));
-    assert!(start.await.is_err(), "the start was too quick for this test");
+    let is_empty = |dir| fs::read_dir(place.path(dir)).map_or(true, |mut dir| dir.next().is_none());
+    let begun = async {
+        while ["node/bundles", "node/criu"].into_iter().all(is_empty) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        started = node.activate(&wake) => panic!("it was not seen being made: {started:?}"),
+        () = begun => {}
+    }
     node.crash().await;
     let node = place.start(2).await;
     assert!(node.running.is_empty());
