@@ -128,6 +128,7 @@ async fn the_doctor_finds_this_machine_fit_and_leaves_it_as_it_was() {
             "nft",
             "worker network",
             "limits",
+            "freezer",
             "disk"
         ]
     );
