@@ -379,7 +379,7 @@ async fn ask_agent(mut client: Client, request: Request) -> Result<Told, String>
         },
         Operation::Suspend | Operation::SuspendFrozen | Operation::Upload => {
             let request = proto::SuspendRequest {
-                actor: Some(key),
+                actor: Some(key.clone()),
                 epoch,
                 snapshot: new.clone(),
                 deadline_ms: DEADLINE_MS,
@@ -391,7 +391,15 @@ async fn ask_agent(mut client: Client, request: Request) -> Result<Told, String>
                     return Err(format!("it was resumed, and nobody asked for that: {other:?}"));
                 }
             }
-            // It leaves the node when it is in the store. The agent may be dead by then.
+            if store {
+                // Until it is named nobody but the node may know of it. The agent may be dead by then.
+                let keep = [activate.snapshot, new.clone()].into_iter().filter(|id| !id.is_empty());
+                let (actor, keep) = (Some(key), keep.collect());
+                let request =
+                    proto::DeleteSnapshotsRequest { actor, keep, everything: false, epoch };
+                let _ = client.delete_snapshots(request).await;
+            }
+            // It leaves the node when it is in the store.
             while let (true, Ok(inventory)) = (store, inventory(&client).await) {
                 if !inventory.snapshots.iter().any(|snapshot| snapshot.id == new) {
                     break;
