@@ -30,11 +30,16 @@ fn allowed(cause: Cause) -> &'static [Sight] {
         ],
         Cause::Killed(Part::Node) => &[],
         Cause::Killed(Part::ControlPlane) => &[Reason("control_plane_unavailable")],
-        Cause::Killed(Part::Router) => &[Broken, Reason("control_plane_unavailable")],
-        Cause::Killed(Part::Envoy | Part::EnvoySupervisor) => &[Broken],
-        Cause::Killed(Part::Up | Part::Everything) => {
-            &[Broken, Reason("control_plane_unavailable"), Reason("upstream_connect_failed")]
+        Cause::Killed(Part::Router) => {
+            &[Broken, Reason("control_plane_unavailable"), Reason("upstream_reset")]
         }
+        Cause::Killed(Part::Envoy | Part::EnvoySupervisor) => &[Broken],
+        Cause::Killed(Part::Up | Part::Everything) => &[
+            Broken,
+            Reason("control_plane_unavailable"),
+            Reason("upstream_connect_failed"),
+            Reason("upstream_reset"),
+        ],
         Cause::Stopped(_) => &[Reason("actor_stopped")],
     }
 }

@@ -8,6 +8,7 @@
 //! | the router did not answer in time | details | `wake_timeout` |
 //! | too many requests for the router | details | `parking_full` |
 //! | the router says that the actor's process is gone | details | `upstream_reset` |
+//! | the router has ended, and the request had a connection to its actor: it may have been there | details, upstream | `upstream_reset` |
 //! | the router cannot be reached | details | `control_plane_unavailable` |
 //! | no connection to the actor | flags UF, UH, URX | `upstream_connect_failed` |
 //! | the same, of a request too large to be tried again | details | `upstream_connect_failed` |
@@ -73,6 +74,11 @@ const REASONS: &[Row] = &[
     (Seen::Details(".startsWith('ext_proc_error_per-message_timeout')"), Reason::WakeTimeout, None),
     (Seen::Details(".matches('^ext_proc_error.*overflow')"), Reason::ParkingFull, None),
     (Seen::Details(".startsWith('ext_proc_error_gRPC_error_10')"), Reason::UpstreamReset, None),
+    (
+        Seen::Details(".startsWith('ext_proc_error') && upstream.address != ''"),
+        Reason::UpstreamReset,
+        None,
+    ),
     (Seen::Details(".startsWith('ext_proc_error')"), Reason::ControlPlaneUnavailable, None),
     (
         Seen::Details(".contains('connection_timeout')"),

@@ -173,9 +173,20 @@ async fn what_is_in_flight_ends_with_the_router_that_counted_it() {
     while !read.ends_with(b"tick\n\r\n") {
         timeout(PATIENCE, client.read_buf(&mut read)).await.unwrap().unwrap();
     }
+    let mut waits = TcpStream::connect(stack.front).await.unwrap();
+    let hang = b"GET /hang HTTP/1.1\r\nHost: a.demo.test\r\nConnection: close\r\n\r\n";
+    waits.write_all(hang).await.unwrap();
+    eventually("the actor has both", || async {
+        if actor.requests() == 2 { Ok(()) } else { Err(actor.requests().to_string()) }
+    })
+    .await;
     stack.ext_proc = None;
     let _ = timeout(PATIENCE, client.read_to_end(&mut read)).await.expect("it is cut");
     assert!(!read.ends_with(b"0\r\n\r\n"), "not a whole answer");
+    // It may have been there: not what is said of those that were not.
+    let mut answer = String::new();
+    timeout(PATIENCE, waits.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("upstream_reset"), "{answer}");
     stack.stop().await;
 }
 
