@@ -30,10 +30,10 @@ const HERD_TIMES: f64 = 2.0;
 const WARM: usize = 2_000;
 
 pub(crate) async fn run() -> Result<Vec<Line>> {
-    let manifests = (0..ACTORS).fold(
-        Manifests::new().counter("demo", "counter", "wake: { timeout: 60s, park: 70s }\n"),
-        |manifests, number| manifests.actor("demo", &name(number), "counter"),
-    );
+    let manifests = (0..ACTORS)
+        .fold(Manifests::new().counter("demo", "counter", ""), |manifests, number| {
+            manifests.actor("demo", &name(number), "counter")
+        });
     let manifests = manifests.actor("demo", "warm", "counter");
     let mut options = Options::new(manifests);
     options.workers = ACTORS as u32 + 1;

@@ -52,11 +52,10 @@ pub(crate) async fn run() -> Result<Vec<Line>> {
     for (runtime, tool) in RUNTIMES {
         let dir = tempfile::tempdir()?;
         let clock = Clock::around(tool, dir.path())?;
-        let limits = "readiness: { timeout: 60s }\nwake: { timeout: 60s, park: 70s }\n";
         let manifests = MEGABYTES.iter().fold(Manifests::of(runtime), |manifests, megabytes| {
             let (name, program) =
                 (name(*megabytes), HOLDER.replace("MEGABYTES", &megabytes.to_string()));
-            manifests.python("demo", &name, &program, limits).actor("demo", &name, &name)
+            manifests.python("demo", &name, &program, "").actor("demo", &name, &name)
         });
         let extra = vec![format!("--{tool}"), clock.program.display().to_string()];
         let cluster = Cluster::start(Options { extra, ..Options::new(manifests) }).await;

@@ -139,9 +139,10 @@ impl Cluster {
             .args(["--workers", &self.workers.to_string()])
             .args(["--worker-cidr", &self.cidr])
             .args(["--envoy", &repository().join(".deps/bin/envoy").to_string_lossy()])
-            .args(["--runsc", &repository().join(".deps/bin/runsc").to_string_lossy()])
             .args(["--apply", &self.dir.path().join("actors.yaml").to_string_lossy()])
             .args(&self.extra)
+            // One among the extra flags comes first.
+            .env("REVEILLE_RUNSC", repository().join(".deps/bin/runsc"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
