@@ -120,6 +120,7 @@ impl Config {
             swept.map_err(|source| BuildError::Runtime { name, source })?;
         }
         snapshots.remove_unfinished().map_err(BuildError::State)?;
+        goldens.remove_unfinished().map_err(BuildError::State)?;
         // Of the dead ones too: there may be clients to be told.
         let held: Vec<_> =
             known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();

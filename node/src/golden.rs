@@ -95,10 +95,15 @@ impl Golden {
 }
 
 impl Goldens {
-    /// Removes what an agent that died was making.
+    /// Reads what is there.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let snapshots = Arc::new(Snapshots::open(root, false)?);
         Ok(Self { snapshots, makers: Mutex::default() })
+    }
+
+    /// Removes what an agent that died was making. Its programs have ended.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        self.snapshots.remove_unfinished()
     }
 
     pub(crate) fn maker(&self, golden: &Golden) -> Maker {
