@@ -183,4 +183,10 @@ fn only_what_is_stored_and_unused_is_evicted_and_the_longest_unused_first() {
     assert_eq!((ids(), snapshots.evict(0).unwrap()), (vec!["s4".to_owned()], 0));
     assert!(matches!(verify(&snapshots, "s2"), Err(Unusable::Absent { .. })));
     assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), ["s4"]);
+    // The next agent tells what is here before any of it goes.
+    snapshots.stored(&actor(), "s4").unwrap();
+    let next = Snapshots::open(root.path(), true).unwrap();
+    assert_eq!(next.evict(0).unwrap(), 0);
+    assert!(next.tell());
+    assert_eq!(next.evict(0).unwrap(), 1);
 }
