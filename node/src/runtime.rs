@@ -11,6 +11,7 @@
 //! A runtime knows nothing of actors, epochs or endpoints: it is given a [`Sandbox`], and everything that
 //! serialises, fences or cleans up after a crash is its caller's.
 
+mod born;
 pub(crate) mod cgroup;
 pub(crate) mod criu;
 pub(crate) mod gvisor;

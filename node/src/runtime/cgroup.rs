@@ -136,14 +136,9 @@ impl Cgroup {
         Path::new(INSIDE).join(self.dir.file_name().unwrap_or_default())
     }
 
-    /// Whoever writes 0 to this file is in the group from then on, and so are its children.
-    pub(super) fn entrance(&self) -> PathBuf {
-        self.dir.join(PROCS)
-    }
-
-    /// The same file where the launcher's namespace has it.
-    pub(super) fn entrance_inside(&self) -> PathBuf {
-        self.inside().join(PROCS)
+    /// For those who are to be born in it.
+    pub(super) fn open(&self) -> Result<File, Error> {
+        File::open(&self.dir).map_err(Error::file("open", &self.dir))
     }
 
     pub(super) fn exists(&self) -> bool {

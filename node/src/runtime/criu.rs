@@ -28,7 +28,7 @@ use std::{
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -40,7 +40,7 @@ use reveille_api::manifest::template::Resources;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Kind, Runtime, Sandbox,
+    Error, Kind, Runtime, Sandbox, born,
     cgroup::{self, Cgroup, Cgroups},
     identity,
     launcher::{self, Launcher},
@@ -159,14 +159,8 @@ impl Criu {
         command: Command,
         log: &Path,
     ) -> Result<(), Error> {
-        let starts = matches!(verb, "run" | "restore");
-        let status = self.launcher.run(program, verb, command, starts).await?;
-        if status.success() {
-            return Ok(());
-        }
-        let log = fs::read_to_string(log).unwrap_or_default();
-        let said = if program == CRIU { first_error(&log) } else { super::last_error(&log) };
-        Err(Error::failed(program, verb, said.unwrap_or_else(|| status.to_string())))
+        let status = self.launcher.run(program, verb, command, verb == "run").await?;
+        ended(program, verb, status, log)
     }
 
     fn bundle(&self, id: &str) -> PathBuf {
@@ -252,15 +246,11 @@ impl Criu {
         let output = image.join(OUTPUT);
         let key = fs::read_to_string(&output).map_err(Error::file("read", &output))?;
         let netns = File::open(&sandbox.netns).map_err(Error::file("open", &sandbox.netns))?;
-        let log = sandbox.output.try_clone().map_err(Error::file("open the log of", bundle))?;
+        let streams = born::streams(Some(netns), &sandbox.output, None);
+        let streams = streams.map_err(Error::file("open the log of", bundle))?;
         let [_, work_dir] = self.arguments(&sandbox.id);
-        let criu = self.criu("restore");
-        let mut command = Command::new("/bin/sh");
+        let mut command = self.criu("restore");
         command
-            .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
-            .arg(self.cgroups.group(&sandbox.id).entrance_inside())
-            .arg(criu.get_program())
-            .args(criu.get_args())
             .args([&work_dir, "--restore-detached", "--manage-cgroups=ignore"])
             .arg(format!("--images-dir={}", image.display()))
             .arg(format!("--log-file={CRIU_LOG}"))
@@ -269,11 +259,10 @@ impl Criu {
             .args(["--tcp-established", "--file-locks", "--inherit-fd"])
             .arg(format!("fd[0]:{NETWORK}"))
             .args(["--inherit-fd".into(), format!("fd[1]:{key}")])
-            .arg(format!("--external=mnt[{IDENTITY}]:{identity}"))
-            .stdin(netns)
-            .stdout(log)
-            .stderr(Stdio::null());
-        self.run(CRIU, "restore", command, &bundle.join(CRIU_LOG)).await
+            .arg(format!("--external=mnt[{IDENTITY}]:{identity}"));
+        let group = self.cgroups.group(&sandbox.id);
+        let ran = self.launcher.run_in(Some(&group), CRIU, "restore", command, streams).await?;
+        ended(CRIU, "restore", ran, &bundle.join(CRIU_LOG))
     }
 
     async fn dump(&self, id: &str, image: &Path) -> Result<(), Error> {
@@ -459,6 +448,21 @@ async fn name_host(pid: i32, name: &str) -> Result<(), Error> {
 
 fn no_streams(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+}
+
+/// What became of a command.
+fn ended(
+    program: &'static str,
+    verb: &'static str,
+    status: ExitStatus,
+    log: &Path,
+) -> Result<(), Error> {
+    if status.success() {
+        return Ok(());
+    }
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let said = if program == CRIU { first_error(&log) } else { super::last_error(&log) };
+    Err(Error::failed(program, verb, said.unwrap_or_else(|| status.to_string())))
 }
 
 /// What criu calls a file that is not the container's own.

@@ -15,7 +15,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -26,7 +26,7 @@ use nix::mount::MsFlags;
 use reveille_api::manifest::template::Resources;
 
 use super::{
-    Error, Kind, Runtime, Sandbox,
+    Error, Kind, Runtime, Sandbox, born,
     cgroup::{Cgroup, Cgroups},
     launcher::{self, LIMIT, Launcher},
     overlay::Overlay,
@@ -88,29 +88,20 @@ impl Gvisor {
         format!("--root={}", self.root.display())
     }
 
-    fn command(&self, log: &Path) -> Command {
-        self.flagged(Command::new(&self.binary), log)
-    }
-
-    /// As [`Gvisor::command`]; what it starts is in the sandbox's own control group.
-    fn command_in_group(&self, log: &Path, sandbox: &Sandbox) -> Result<Command, Error> {
+    /// The sandbox's own control group, where there are any.
+    fn own_group(&self, sandbox: &Sandbox) -> Result<Option<Cgroup>, Error> {
         let limits = of_group(&sandbox.limits);
-        let Some(cgroups) = &self.cgroups else {
-            if limits == Resources::default() {
-                return Ok(self.command(log));
-            }
-            return Err(Error::Unsupported(
+        match &self.cgroups {
+            Some(cgroups) => cgroups.create(&sandbox.id, &limits).map(Some),
+            None if limits == Resources::default() => Ok(None),
+            None => Err(Error::Unsupported(
                 "resources.cpu and resources.memory need cgroup v2: mount it, or start the actor elsewhere".into(),
-            ));
-        };
-        let group = cgroups.create(&sandbox.id, &limits)?;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo 0 > \"$0\" && exec \"$@\""]);
-        command.arg(group.entrance()).arg(&self.binary);
-        Ok(self.flagged(command, log))
+            )),
+        }
     }
 
-    fn flagged(&self, mut command: Command, log: &Path) -> Command {
+    fn command(&self, log: &Path) -> Command {
+        let mut command = Command::new(&self.binary);
         command
             .arg(self.root_argument())
             .args(["--platform=systrap", "--network=sandbox", "--overlay2=root:memory"])
@@ -126,16 +117,10 @@ impl Gvisor {
         command
     }
 
-    /// Runs a command to its end. One that starts a sandbox is killed when nobody waits for it any more.
+    /// Runs a command to its end, also when nobody waits for it any more.
     async fn run(&self, verb: &'static str, command: Command, log: &Path) -> Result<(), Error> {
         let _ = std::fs::remove_file(log);
-        let starts = matches!(verb, "run" | "restore");
-        let status = self.launcher.run(RUNSC, verb, command, starts).await?;
-        if status.success() {
-            return Ok(());
-        }
-        let said = super::last_error(&std::fs::read_to_string(log).unwrap_or_default());
-        Err(Error::failed(RUNSC, verb, said.unwrap_or_else(|| status.to_string())))
+        ended(verb, self.launcher.run(RUNSC, verb, command, false).await?, log)
     }
 
     /// Starts or restores; both leave the pid in a file when they end.
@@ -151,20 +136,20 @@ impl Gvisor {
         Overlay { layers: &sandbox.layers, writes: None }.mount(&self.launcher, bundle).await?;
         let root = Overlay::root(bundle);
         spec::spec(sandbox, &root, &identity).write(bundle)?;
-        let output = || sandbox.output.try_clone().map(Stdio::from);
-        let output = || output().map_err(Error::file("open the log of", bundle));
+        let streams = born::streams(None, &sandbox.output, Some(&sandbox.output));
+        let streams = streams.map_err(Error::file("open the log of", bundle))?;
         let pid_file = bundle.join(PID_FILE);
         let log = bundle.join(ERRORS);
-        let mut command = self.command_in_group(&log, sandbox)?;
+        let group = self.own_group(sandbox)?;
+        let mut command = self.command(&log);
         command
             .args([verb, "--detach"])
             .arg(self.bundle_argument(&sandbox.id))
             .arg(format!("--pid-file={}", pid_file.display()))
             .args(arguments)
-            .arg(&sandbox.id)
-            .stdout(output()?)
-            .stderr(output()?);
-        self.run(verb, command, &log).await?;
+            .arg(&sandbox.id);
+        let ran = self.launcher.run_in(group.as_ref(), RUNSC, verb, command, streams).await?;
+        ended(verb, ran, &log)?;
         // The sandbox holds it.
         Overlay::unmount(&self.launcher, bundle).await?;
         super::read_pid(&pid_file)
@@ -427,6 +412,15 @@ impl Runtime for Gvisor {
         }
         Ok(())
     }
+}
+
+/// What became of a command.
+fn ended(verb: &'static str, status: ExitStatus, log: &Path) -> Result<(), Error> {
+    if status.success() {
+        return Ok(());
+    }
+    let said = super::last_error(&std::fs::read_to_string(log).unwrap_or_default());
+    Err(Error::failed(RUNSC, verb, said.unwrap_or_else(|| status.to_string())))
 }
 
 /// Those of the sandbox as a whole. The number of processes is its own kernel's to limit.

@@ -17,7 +17,7 @@ use nix::{
 };
 use tokio::{process::Child, runtime::Handle, sync::oneshot};
 
-use super::Error;
+use super::{Error, born, born::Streams, cgroup::Cgroup};
 
 /// Bounds programs whose caller gives no deadline of its own.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -78,6 +78,27 @@ impl Launcher {
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(kill_on_drop);
         self.enter(move || command.spawn()).await
+    }
+
+    /// Runs a program that is [born](born) in this group to its end, if that comes in time; it is killed if nobody waits
+    /// for it any more.
+    pub(super) async fn run_in(
+        &self,
+        group: Option<&Cgroup>,
+        program: &'static str,
+        verb: &'static str,
+        command: Command,
+        streams: Streams,
+    ) -> Result<ExitStatus, Error> {
+        let group = group.map(Cgroup::open).transpose()?;
+        let path = PathBuf::from(command.get_program());
+        let failed = |source| Error::Spawn { program: path.clone(), source };
+        let child = self.enter(move || born::spawn(&command, &streams, group.as_ref()));
+        let mut child = child.await.map_err(failed)?;
+        match tokio::time::timeout(LIMIT, child.wait()).await {
+            Ok(status) => status.map_err(failed),
+            Err(_) => Err(Error::TimedOut { program, command: verb, limit: LIMIT }),
+        }
     }
 
     /// Runs a program to its end, if that comes in time.
