@@ -1,6 +1,6 @@
 //! Who may have a node's name.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::*;
 use crate::testing::FakeNode;
@@ -45,4 +45,29 @@ async fn an_agent_that_was_restarted_has_its_name_at_once_and_the_session_before
     assert!(nodes.heartbeat(&again, proto::Heartbeat::default()));
     assert!(!nodes.leave(&first));
     assert!(nodes.leave(&again));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_node_may_run_is_not_forbidden_because_another_may_not() {
+    let nodes = nodes();
+    let srv = Path::new("/srv/app");
+    assert!(!nodes.forbid(srv) && !nodes.lack(Runtime::Criu), "nothing is known yet");
+    let join = |node: &str, folder: &str, runtime: Runtime| {
+        let found = proto::Runtime { name: runtime.name().into(), ..Default::default() };
+        let (rootfs_folders, runtimes) = (vec![folder.into()], vec![found]);
+        let instance = node.into();
+        let register = register(node);
+        nodes.join(proto::Register {
+            node: node.into(),
+            instance,
+            rootfs_folders,
+            runtimes,
+            ..register
+        })
+    };
+    join("n1", "/opt", Runtime::Gvisor).unwrap();
+    assert!(nodes.forbid(srv) && nodes.lack(Runtime::Criu));
+    join("n2", "/srv", Runtime::Criu).unwrap();
+    assert!(!nodes.forbid(srv) && !nodes.lack(Runtime::Criu));
+    assert!(nodes.forbid(Path::new("/srv-other/app")), "a folder, not a prefix");
 }

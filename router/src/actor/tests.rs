@@ -208,6 +208,20 @@ fn a_limit_is_never_widened() {
 }
 
 #[test]
+fn turns_at_an_activation_are_not_widened_by_the_one_before() {
+    let mut actor = Actor::default();
+    for id in 0..200 {
+        park(&mut actor, id);
+    }
+    let Woken::Bound(before) = woken(&mut actor, v(1, 0)) else { panic!("not bound") };
+    actor.revoke(v(1, 0));
+    let Woken::Bound(released) = woken(&mut actor, v(2, 0)) else { panic!("not bound") };
+    assert_eq!(actor.parked(), 136);
+    assert!(actor.widen(&before.binding.activation).is_none());
+    assert_eq!(actor.widen(&released.binding.activation).unwrap().waiters.len(), 32);
+}
+
+#[test]
 fn those_who_waited_go_on_so_many_at_a_time_in_their_order_and_the_last_one_ends_it() {
     let (mut actor, mut flying) = releasing();
     let mut order = Vec::new();

@@ -1,11 +1,16 @@
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
+use reveille_api::{Ladder, net::Address, task};
+use tokio::{
+    io::copy_bidirectional,
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use reveille_api::Ladder;
-
 use super::{
-    HOST, binding, eventually, reply,
+    HOST, binding, counter, envoy, eventually, reply,
     rig::{Rig, ladder},
 };
 
@@ -116,4 +121,37 @@ async fn grpc_health_tells_what_readiness_tells() {
     while check().await != 2 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn what_an_envoy_that_vanished_without_a_word_had_in_flight_ends_within_half_a_minute() {
+    let (rig, mut fake, _session) = Rig::in_session().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let Address::Unix(router) = rig.grpc.clone() else { panic!("{:?}", rig.grpc) };
+    let (cut, mut wire) = (CancellationToken::new(), JoinSet::new());
+    let is_cut = cut.clone();
+    task::spawn(&mut wire, "wire", async move {
+        let (mut envoy, _) = listener.accept().await.unwrap();
+        let mut router = UnixStream::connect(router).await.unwrap();
+        let both_ways = copy_bidirectional(&mut envoy, &mut router);
+        is_cut.run_until_cancelled(both_ways).await;
+        // Neither end is told.
+        pending::<()>().await;
+    });
+    let mut request = envoy::get(&Address::Unix(path).channel(), HOST).await;
+    fake.wake().await.reply(reply(binding(&counter(), 1, 0)));
+    request.endpoint().await;
+    eventually(1, || rig.router.metrics.in_flight.get()).await;
+    cut.cancel();
+    tokio::time::pause();
+    for _ in 0..31 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::resume();
+    eventually(0, || rig.router.metrics.in_flight.get()).await;
 }

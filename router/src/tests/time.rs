@@ -174,6 +174,21 @@ async fn a_wake_that_runs_out_of_time_does_so_for_those_who_waited_through_it() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wake_that_fails_late_fails_for_those_who_came_late_too() {
+    let (mut fake, channel) = Fake::in_memory();
+    let router = core(ladder(), channel);
+    let early = park(&router);
+    let wake = fake.wake().await;
+    tokio::time::sleep(S * 8 / 10).await;
+    let late = park(&router);
+    tokio::time::sleep(S / 10).await;
+    wake.fail(Reason::RestoreFailed);
+    for ticket in [early, late] {
+        assert_eq!(refused(ticket).await.0, Reason::RestoreFailed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wake_that_fails_at_once_fails_for_everybody() {
     for reason in [Reason::NoCapacity, Reason::RestoreFailed] {
         let (mut fake, channel) = Fake::in_memory();
