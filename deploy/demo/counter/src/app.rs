@@ -27,7 +27,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use ledger::Ledger;
 
-const TICK: Duration = Duration::from_millis(100);
 const MIB: usize = 1 << 20;
 /// More than this at once is taken for a slip of the finger.
 const MAX_FILL_MIB: usize = 16 * 1024;
@@ -73,8 +72,8 @@ impl App {
     }
 
     /// Counts time. A sleep of the whole process is one late tick, not many at once.
-    pub(crate) async fn tick(&self) -> Infallible {
-        let mut timer = interval(TICK);
+    pub(crate) async fn tick(&self, every: Duration) -> Infallible {
+        let mut timer = interval(every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         timer.tick().await; // the first comes at once
         loop {

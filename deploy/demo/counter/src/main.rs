@@ -5,12 +5,14 @@
 //! put to sleep in between. The other endpoints ([`app`]) are what a proxy in front can get wrong: slow
 //! answers, streams, WebSockets, gRPC, trailers, large bodies.
 //!
-//! HTTP/1.1 and HTTP/2 with prior knowledge (h2c) are served on one port, `PORT` or 8080.
+//! HTTP/1.1 and HTTP/2 with prior knowledge (h2c) are served on one port, `PORT` or 8080. A tick is `TICK_MS` or 100 ms.
 
 mod app;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
@@ -18,7 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 
-const DEFAULT_PORT: u16 = 8080;
+const PORT: u16 = 8080;
+const TICK_MS: u64 = 100;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -37,7 +40,8 @@ async fn run() -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
 
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port()?));
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, number("PORT", PORT)?));
+    let tick = Duration::from_millis(number("TICK_MS", TICK_MS)?.max(1));
     let listener =
         TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))?;
     // Events and frames are small and must not wait for an acknowledgement of the one before.
@@ -47,15 +51,16 @@ async fn run() -> Result<(), String> {
 
     tokio::select! {
         served = axum::serve(listener, app.router()) => served.map_err(|e| e.to_string()),
-        never = app.tick() => match never {},
+        never = app.tick(tick) => match never {},
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
 }
 
-fn port() -> Result<u16, String> {
-    match std::env::var("PORT") {
-        Ok(text) => text.parse().map_err(|_| format!("PORT must be a port number, not {text:?}")),
-        Err(_) => Ok(DEFAULT_PORT),
+/// A number of the environment.
+fn number<T: FromStr>(name: &str, default: T) -> Result<T, String> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|_| format!("{name} must be a number, not {text:?}")),
+        Err(_) => Ok(default),
     }
 }

@@ -51,7 +51,7 @@ async fn without_a_host_header_the_authority_counts() {
 async fn ticks_count_tenths_of_a_second() {
     let app = App::new().unwrap();
     tokio::select! {
-        never = app.tick() => match never {},
+        never = app.tick(Duration::from_millis(100)) => match never {},
         () = sleep(Duration::from_millis(1050)) => {}
     }
     assert_eq!(get_json(&app, "/").await["ticks"], 10);
