@@ -6,6 +6,7 @@ mod certs;
 mod completion;
 mod describe;
 mod events;
+mod explain;
 mod get;
 mod logs;
 mod top;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Create(actor::CreateArgs),
     Get(get::Args),
     Describe(describe::Args),
+    Explain(explain::Args),
     /// Wake an actor and wait until it serves
     #[command(after_help = "Example:\n  reveille wake actor counter -n demo")]
     Wake(actor::Args),
@@ -76,6 +78,7 @@ impl Command {
             Self::Create(args) => client(args.run()),
             Self::Get(args) => client(args.run()),
             Self::Describe(args) => client(args.run()),
+            Self::Explain(args) => client(args.run()),
             Self::Wake(args) => client(args.run(Verb::Wake)),
             Self::Suspend(args) => client(args.run(Verb::Suspend)),
             Self::Freeze(args) => client(args.run(Verb::Freeze)),

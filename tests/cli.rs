@@ -134,8 +134,10 @@ fn an_inverted_ladder_is_refused_by_every_role_that_has_it_with_both_values() {
 fn help_has_examples_and_exit_codes_and_version_is_told() {
     let help = stdout(&run(&["--help"]));
     assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
-    for verb in ["up", "get", "describe", "apply", "create", "wake", "logs", "events", "top", "dns"]
-    {
+    for verb in [
+        "up", "get", "describe", "explain", "apply", "create", "wake", "logs", "events", "top",
+        "dns",
+    ] {
         let output = run(&[verb, "--help"]);
         assert!(output.status.success() && stdout(&output).contains("Example"), "{verb}");
     }

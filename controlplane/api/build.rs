@@ -6,7 +6,8 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["types", "control", "router", "node"].map(|f| format!("reveille/v1/{f}.proto"));
+    let files = ["types", "control", "overview", "router", "node"]
+        .map(|f| format!("reveille/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     std::fs::write(out.join("reveille.bin"), descriptors.encode_to_vec())?;

@@ -9,7 +9,7 @@ use reveille_api::{
     net::{Address, Authorize, ListenError, Listener, Role},
     proto::{
         self, control_server::ControlServer, nodes_server::NodesServer,
-        routers_server::RoutersServer,
+        overview_server::OverviewServer, routers_server::RoutersServer,
     },
 };
 use tokio::{
@@ -39,7 +39,10 @@ use crate::{
     metrics::Metrics,
     nodes::{Dial, GrpcAgent, Nodes},
     routers::Routers,
-    service::{control::ControlService, nodes::NodesService, routers::RoutersService},
+    service::{
+        control::ControlService, nodes::NodesService, overview::OverviewService,
+        routers::RoutersService,
+    },
     store::{
         self,
         records::Records,
@@ -270,7 +273,8 @@ impl App {
 }
 
 /// Named by the health service; the empty name is the whole.
-const SERVICES: [&str; 4] = ["", "reveille.v1.Control", "reveille.v1.Nodes", "reveille.v1.Routers"];
+const SERVICES: [&str; 5] =
+    ["", "reveille.v1.Control", "reveille.v1.Nodes", "reveille.v1.Overview", "reveille.v1.Routers"];
 
 type Servers = JoinSet<Result<(), Error>>;
 
@@ -352,6 +356,7 @@ where
         .add_service(health)
         .add_optional_service(reflection())
         .add_service(ControlServer::new(ControlService::new(Arc::clone(fleet))))
+        .add_service(OverviewServer::new(OverviewService::new(Arc::clone(fleet))))
         .add_optional_service(everything.then_some(routers))
         .add_optional_service(everything.then_some(nodes))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned())

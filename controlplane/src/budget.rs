@@ -60,19 +60,33 @@ impl Budget {
         bucket.spent = bucket.left(now);
         bucket.at = now;
         let after = bucket.spent + each;
-        // A division of a minute by a count is rounded down: all of them fit.
-        if after <= MINUTE {
-            bucket.spent = after;
-            bucket.told = false;
-            return Ok(());
+        if let Some(failure) = self.refusal(after) {
+            let news = !std::mem::replace(&mut bucket.told, true);
+            return Err(NoWake { failure, news });
         }
-        let news = !std::mem::replace(&mut bucket.told, true);
+        bucket.spent = after;
+        bucket.told = false;
+        Ok(())
+    }
+
+    /// What a wake of this namespace would be refused with now.
+    pub(crate) fn refuses(&self, namespace: &str) -> Option<NoWake> {
+        let each = MINUTE.checked_div(self.wakes)?;
+        let spent = self.lock().get(namespace)?.left(self.clock.now());
+        let failure = self.refusal(spent + each)?;
+        Some(NoWake { failure, news: false })
+    }
+
+    /// When so much would be spent.
+    fn refusal(&self, after: Duration) -> Option<Failure> {
+        // A division of a minute by a count is rounded down: all of them fit.
+        let over = after.checked_sub(MINUTE).filter(|over| !over.is_zero())?;
         let wakes = self.wakes;
         let message =
             format!("the namespace has begun its {wakes} wakes of a minute (--wake-budget)");
         let mut failure = Failure::new(Reason::QuotaExceeded, message);
-        failure.retry_after = Some(after.saturating_sub(MINUTE));
-        Err(NoWake { failure, news })
+        failure.retry_after = Some(over);
+        Some(failure)
     }
 
     /// Gives one back that was not begun after all.
@@ -107,8 +121,11 @@ mod tests {
         for _ in 0..6 {
             assert_eq!(budget.take("demo"), Ok(()));
         }
+        assert_eq!(budget.refuses("other"), None);
+        let refuses = budget.refuses("demo").unwrap();
         let refused = budget.take("demo").unwrap_err();
         assert_eq!(refused.failure.reason, Reason::QuotaExceeded);
+        assert_eq!(refuses.failure, refused.failure);
         assert_eq!((refused.failure.retry_after, refused.news), (Some(10 * S), true));
         assert_eq!(budget.take("other"), Ok(()));
         tokio::time::advance(4 * S).await;

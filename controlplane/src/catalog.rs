@@ -8,13 +8,19 @@ use std::{
 use reveille_api::{
     ActorKey, Ladder,
     manifest::{ActorTemplateSpec, Manifest, Spec, WorkerPoolSpec},
+    proto, task,
 };
+use tokio::sync::oneshot;
 
 use crate::{
+    census::Census,
     clock::unix_ms,
     events::Events,
     record::{ActorRecord, PoolRecord, TemplateRecord},
-    store::{self, records::Records},
+    store::{
+        self,
+        records::{Commit, Records},
+    },
 };
 
 type TemplateKey = (String, String);
@@ -25,6 +31,7 @@ pub struct Catalog {
     templates: RwLock<HashMap<TemplateKey, Arc<TemplateRecord>>>,
     pools: RwLock<BTreeMap<String, WorkerPoolSpec>>,
     writing: tokio::sync::RwLock<()>,
+    census: Census,
     records: Records,
     events: Events,
     ladder: Ladder,
@@ -90,10 +97,16 @@ impl Catalog {
             templates: RwLock::new(templates),
             pools: RwLock::new(pools),
             writing: Default::default(),
+            census: Census::of(&records)?,
             records,
             events,
             ladder,
         })
+    }
+
+    /// How many actors are in which state.
+    pub fn census(&self) -> &Census {
+        &self.census
     }
 
     /// A template.
@@ -198,7 +211,7 @@ impl Catalog {
             return Err(Error::NoTemplate { namespace, name });
         }
         let record = ActorRecord::new(key.clone(), template.to_owned(), unix_ms());
-        match self.records.create_actor(record)?.await {
+        match self.counted(key, self.records.create_actor(record)?).await {
             Ok(()) => {}
             Err(store::Error::Conflict { .. }) => return Err(Error::Exists(key.clone())),
             Err(error) => return Err(error.into()),
@@ -207,6 +220,20 @@ impl Catalog {
         let record = self.records.actor(key)?.ok_or_else(gone)?.value;
         self.events.created(key, record.life.epoch, template);
         Ok(record)
+    }
+
+    /// Sees to it that an actor is counted once it is there, also when nobody waits for that any more.
+    async fn counted(&self, key: &ActorKey, created: Commit) -> Result<(), store::Error> {
+        let (census, namespace) = (self.census.clone(), key.namespace().to_owned());
+        let (tell, told) = oneshot::channel();
+        task::detach("count", async move {
+            let outcome = created.await;
+            if outcome.is_ok() {
+                census.begins(&namespace, proto::ActorState::Suspended);
+            }
+            let _ = tell.send(outcome);
+        });
+        told.await.unwrap_or(Err(store::Error::Closed))
     }
 
     /// Removes a template that no actor has. False when there is none.

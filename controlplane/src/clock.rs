@@ -52,6 +52,11 @@ impl Clock {
         Moment(millis(self.start.elapsed() + Self::BEFORE))
     }
 
+    /// The moment of a timer.
+    pub fn moment(&self, when: Instant) -> Moment {
+        Moment(millis(when.saturating_duration_since(self.start) + Self::BEFORE))
+    }
+
     /// When `moment` is, for a timer.
     pub fn instant(&self, moment: Moment) -> Instant {
         self.start + Duration::from_millis(moment.0).saturating_sub(Self::BEFORE)

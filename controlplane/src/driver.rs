@@ -16,7 +16,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesOrdered};
-use reveille_api::{ActorKey, Epoch, Failure, Reason};
+use reveille_api::{ActorKey, Epoch, Failure, Reason, proto::ActorState};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -24,12 +24,13 @@ use tokio::{
 };
 
 use crate::{
+    census,
     clock::{Moment, unix_ms},
     fleet::Fleet,
     idle,
-    lifecycle::{Cause, Deadline, Effect, Event, Note, Phase, Rules, State, Storage, Write},
+    lifecycle::{Asker, Cause, Deadline, Effect, Event, Note, Phase, Rules, State, Storage, Write},
     placement::{self, Grant, Status},
-    record::{ActorRecord, LastWake, Phases, TemplateRecord, WokenBy},
+    record::{ActorRecord, Asked, LastWake, Phases, TemplateRecord, WokenBy},
     store::{
         self, Expect,
         records::{Commit, Stored},
@@ -63,6 +64,25 @@ pub(crate) enum Command {
     Event(Event),
     /// This node has snapshots of it that are not needed.
     Collect(String),
+    /// Say what is in hand.
+    Tell(oneshot::Sender<Doing>),
+}
+
+/// What a driver has in hand that no record tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Doing {
+    /// Until when its state may last.
+    pub(crate) deadline: Option<Moment>,
+    /// Who was the first to want the wake under way.
+    pub(crate) asked: Option<Asked>,
+    /// Those who wait for it to serve.
+    pub(crate) callers: usize,
+    /// Why it has no worker yet.
+    pub(crate) short: Option<String>,
+    /// Checkpoints and freezes that failed one after another.
+    pub(crate) failures: u32,
+    /// It is not to go down before then.
+    pub(crate) not_before: Option<Moment>,
 }
 
 /// What an errand came back with.
@@ -113,6 +133,8 @@ pub(crate) struct Driver {
     woken_at: Option<Instant>,
     /// When that wake was given its worker.
     placed_at: Option<Instant>,
+    /// Who wanted that wake first.
+    asked: Option<Asked>,
     /// Turns true when the node is being asked for the checkpoint under way.
     suspending: Option<watch::Receiver<bool>>,
     /// Why it was last asked to go down.
@@ -123,6 +145,8 @@ pub(crate) struct Driver {
     unfit: BTreeSet<String>,
     checkpoint_failures: u32,
     not_before: Option<Moment>,
+    /// The state that the census has it in.
+    counted: Option<ActorState>,
     deleted: bool,
 }
 
@@ -150,7 +174,7 @@ impl Command {
             Self::Down(_, answer) => {
                 drop(answer.send(Err(NotDown::Gone(failure.message.clone()))));
             }
-            Self::Event(_) | Self::Collect(_) => {}
+            Self::Event(_) | Self::Collect(_) | Self::Tell(_) => {}
         }
     }
 }
@@ -163,6 +187,7 @@ impl Driver {
         view: watch::Sender<Option<Arc<ActorRecord>>>,
     ) -> Self {
         let Loaded { stored: Stored { value: record, expect }, template } = loaded;
+        let counted = Some(census::state(&record.life));
         Self {
             fleet,
             record,
@@ -180,12 +205,14 @@ impl Driver {
             request: None,
             woken_at: None,
             placed_at: None,
+            asked: None,
             suspending: None,
             cause: None,
             stored_early: None,
             unfit: BTreeSet::new(),
             checkpoint_failures: 0,
             not_before: None,
+            counted,
             deleted: false,
         }
     }
@@ -197,6 +224,9 @@ impl Driver {
             let failure = Failure::internal(format!("its record could not be stored: {error}"));
             self.wakes.refuse(&failure);
             self.downs.fail(error);
+            // The next driver begins with what is stored.
+            let stored = self.fleet.records.actor(&self.record.key).ok().flatten();
+            self.count(stored.map(|stored| census::state(&stored.value.life)));
         }
         outcome.map(|()| self.mailbox)
     }
@@ -275,6 +305,25 @@ impl Driver {
                 self.collect(node);
                 Ok(())
             }
+            Command::Tell(answer) => {
+                // Who asked may have left.
+                let _ = answer.send(self.doing());
+                Ok(())
+            }
+        }
+    }
+
+    fn doing(&self) -> Doing {
+        let clock = self.fleet.clock;
+        let placing = self.record.life.phase() == Phase::Placing;
+        let request = self.request.as_ref().filter(|_| placing);
+        Doing {
+            deadline: self.timers.deadline().map(|when| clock.moment(when)),
+            asked: self.asked.clone(),
+            callers: self.wakes.count(),
+            short: request.map(|request| self.fleet.placement.explain(request)),
+            failures: self.checkpoint_failures,
+            not_before: self.not_before,
         }
     }
 
@@ -479,21 +528,30 @@ impl Driver {
 
     /// What the record tells people about the transition just made.
     fn annotate(&mut self, was: Phase) {
+        let asked = self.wakes.first().map(|first| self.asked_by(first));
         let record = &mut self.record;
         let now = unix_ms();
+        if record.life.phase() != was {
+            record.since_unix_ms = now;
+        }
         match (was, record.life.phase()) {
             (_, Phase::Placing) if was != Phase::Placing => {
                 self.woken_at = Some(Instant::now());
                 if was.is_rest() {
                     self.unfit.clear();
+                    self.asked = asked;
                 }
             }
-            (_, Phase::Thawing) if was != Phase::Thawing => self.woken_at = Some(Instant::now()),
+            (_, Phase::Thawing) if was != Phase::Thawing => {
+                self.woken_at = Some(Instant::now());
+                self.asked = asked;
+            }
             (Phase::Thawing, Phase::Running) => {
                 let begun = self.woken_at.unwrap_or_else(Instant::now);
                 self.timers.phases = Phases::thawed(crate::clock::micros(begun.elapsed()));
                 let (kind, phases) = (WokenBy::Thawed, self.timers.phases);
-                record.last_wake = Some(LastWake { unix_ms: now, kind, phases });
+                let asked = self.asked.take();
+                record.last_wake = Some(LastWake { unix_ms: now, kind, phases, asked });
             }
             (Phase::Placing, Phase::Starting) => self.placed_at = Some(Instant::now()),
             (Phase::Starting, Phase::Running) => {
@@ -502,8 +560,8 @@ impl Driver {
                         WokenBy::ColdStart if self.timers.cloned => WokenBy::Cloned,
                         kind => kind,
                     };
-                    let phases = self.timers.phases;
-                    record.last_wake = Some(LastWake { unix_ms: now, kind, phases });
+                    let (phases, asked) = (self.timers.phases, self.asked.take());
+                    record.last_wake = Some(LastWake { unix_ms: now, kind, phases, asked });
                 }
                 record.last_active_unix_ms = now;
             }
@@ -518,6 +576,22 @@ impl Driver {
         }
         if let Some(place) = record.life.place() {
             record.node = Some(place.node.clone());
+        }
+    }
+
+    /// A router that has no session any more is known by its instance only.
+    fn asked_by(&self, waiter: &Waiter) -> Asked {
+        if waiter.asker == Asker::User {
+            return Asked::User;
+        }
+        let instance = waiter.router.as_deref().unwrap_or_default();
+        Asked::Request {
+            router: self.fleet.routers.router_of(instance).unwrap_or_else(|| instance.to_owned()),
+            id: waiter.request_id.clone(),
+            traceparent: Some(&waiter.traceparent)
+                .filter(|t| is_trace(t))
+                .cloned()
+                .unwrap_or_default(),
         }
     }
 
@@ -609,10 +683,31 @@ impl Driver {
         }
     }
 
-    fn publish(&self) {
+    /// Has the census follow. Nothing: it is deleted.
+    fn count(&mut self, now: Option<ActorState>) {
+        let was = std::mem::replace(&mut self.counted, now);
+        if now == was {
+            return;
+        }
+        let (census, namespace) = (self.fleet.catalog.census(), self.record.key.namespace());
+        if let Some(now) = now {
+            census.begins(namespace, now);
+        }
+        if let Some(was) = was {
+            census.ends(namespace, was);
+        }
+    }
+
+    fn publish(&mut self) {
+        self.count((!self.deleted).then(|| census::state(&self.record.life)));
         let record = (!self.deleted).then(|| Arc::new(self.record.clone()));
         self.view.send_replace(record);
     }
+}
+
+/// It comes from a client: nothing else is kept.
+fn is_trace(parent: &str) -> bool {
+    parent.len() == 55 && parent.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
 pub(crate) fn draining() -> Failure {

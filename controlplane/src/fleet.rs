@@ -21,13 +21,14 @@ use tokio_util::task::TaskTracker;
 use crate::{
     budget::Budget,
     catalog::Catalog,
-    clock::Clock,
+    clock::{Clock, unix_ms},
     config::Timings,
-    driver::{self, Command, Down, Driver, NotDown, Served, Waiter},
+    driver::{self, Command, Doing, Down, Driver, NotDown, Served, Waiter},
     events::Events,
     lifecycle::{Asker, Event},
     metrics::Metrics,
     nodes::Nodes,
+    pace::Pace,
     placement::Placement,
     record::ActorRecord,
     routers::Routers,
@@ -37,6 +38,12 @@ use crate::{
 
 /// After a driver failed, how long until what it left under way is picked up.
 const PICK_UP: Duration = Duration::from_secs(1);
+/// How long a driver may take to say what it has in hand: it may be storing something.
+const TELL: Duration = Duration::from_secs(1);
+
+/// A driver did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
 
 /// The parts that drivers work with, and the drivers.
 pub struct Fleet {
@@ -62,6 +69,10 @@ pub struct Fleet {
     pub clock: Clock,
     /// Clocks of the protocol.
     pub timings: Timings,
+    /// How long wakes took lately.
+    pub pace: Pace,
+    /// When it was started.
+    pub started_unix_ms: u64,
     drivers: Mutex<HashMap<ActorKey, Handle>>,
     numbers: AtomicU64,
     draining: AtomicBool,
@@ -74,6 +85,17 @@ struct Handle {
     number: u64,
     mailbox: mpsc::Sender<Command>,
     view: watch::Receiver<Option<Arc<ActorRecord>>>,
+}
+
+/// Where a wake comes from. Nothing of it for a verb.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'a> {
+    /// Instance of the router that will hold the binding.
+    pub router: Option<&'a str>,
+    /// Of the request's trace.
+    pub traceparent: &'a str,
+    /// What Envoy calls the request.
+    pub request_id: &'a str,
 }
 
 /// What a [`Fleet`] is made of.
@@ -127,6 +149,8 @@ impl Fleet {
             tasks,
             clock,
             timings,
+            pace: Pace::default(),
+            started_unix_ms: unix_ms(),
             drivers: Mutex::default(),
             numbers: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -175,15 +199,16 @@ impl Fleet {
         self: &Arc<Self>,
         key: &ActorKey,
         asker: Asker,
-        router: Option<&str>,
-        traceparent: &str,
+        origin: Origin<'_>,
     ) -> Result<Served, Failure> {
         if self.is_draining() {
             return Err(driver::draining());
         }
         let command = |answer| {
-            let (router, traceparent) = (router.map(str::to_owned), traceparent.to_owned());
-            Command::Wake(Waiter { asker, router, traceparent, answer })
+            let router = origin.router.map(str::to_owned);
+            let traceparent = origin.traceparent.to_owned();
+            let request_id = origin.request_id.to_owned();
+            Command::Wake(Waiter { asker, router, traceparent, request_id, answer })
         };
         self.ask(key, command).await?
     }
@@ -283,6 +308,28 @@ impl Fleet {
         };
         let drivers = self.drivers();
         drivers.iter().filter(|(_, handle)| live(handle)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Records of the actors that are not at rest, of a namespace or all.
+    pub fn awake(&self, namespace: &str) -> Vec<Arc<ActorRecord>> {
+        let drivers = self.drivers();
+        let here = |key: &ActorKey| namespace.is_empty() || key.namespace() == namespace;
+        let views = drivers.iter().filter(|(key, _)| here(key));
+        let views = views.filter_map(|(_, handle)| handle.view.borrow().clone());
+        views.filter(|record| !record.life.phase().is_rest()).collect()
+    }
+
+    /// What the actor's driver has in hand; nothing when it has none.
+    pub(crate) async fn doing(&self, key: &ActorKey) -> Result<Option<Doing>, Busy> {
+        let handle = self.drivers().get(key).cloned();
+        let Some(handle) = handle else { return Ok(None) };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            // One that has just retired leaves the actor at rest.
+            handle.mailbox.send(Command::Tell(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::time::timeout(TELL, asked).await.map_err(|_| Busy)
     }
 
     /// How many actors have a driver.

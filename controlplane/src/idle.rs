@@ -25,6 +25,38 @@ pub enum Decision {
     Suspend(Cause),
 }
 
+/// A way to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// Its processes are stopped.
+    Freeze,
+    /// A snapshot on its node.
+    Pause,
+    /// A snapshot, in the store if there is one.
+    Suspend,
+}
+
+impl Rung {
+    /// As templates call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Pause => "pause",
+            Self::Suspend => "suspend",
+        }
+    }
+}
+
+/// The rung that comes first, and after how long without use.
+pub fn first_rung(policy: &template::Idle, may_freeze: bool) -> Option<(Rung, Duration)> {
+    let freeze = policy.freeze_after.filter(|_| may_freeze).map(|after| (Rung::Freeze, after));
+    let pause = policy.pause_after.map(|after| (Rung::Pause, after));
+    let suspend = policy.suspend_after.map(|after| (Rung::Suspend, after));
+    // Of two at the same time the deeper one.
+    let all = suspend.into_iter().chain(pause).chain(freeze);
+    all.min_by_key(|(_, after)| *after).filter(|_| !policy.keep_warm)
+}
+
 /// Decides. `not_before` holds back after a failed checkpoint or freeze. Of two rungs that are due it takes the deeper one.
 pub fn decide(
     policy: &template::Idle,
@@ -37,9 +69,7 @@ pub fn decide(
     // Both rungs take a snapshot and free the worker; when it goes to the store the node decides.
     let suspend = policy.pause_after.into_iter().chain(policy.suspend_after).min();
     let suspend = suspend.filter(|_| !policy.keep_warm);
-    let Some(first) = freeze.into_iter().chain(suspend).min() else {
-        return Decision::Never;
-    };
+    let Some((_, first)) = first_rung(policy, may_freeze) else { return Decision::Never };
     let since = match used {
         // It cannot be due earlier than this even if the last request ends right now.
         Use::Busy => return Decision::LookAgain(now.plus(first)),

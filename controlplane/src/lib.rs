@@ -17,9 +17,12 @@
 //! | [`routers`] | who holds which binding, and its use |
 //! | [`idle`] | when an unused actor goes to sleep |
 //! | [`budget`] | how many wakes a namespace may begin |
+//! | [`census`] | how many actors are in which state |
 //! | [`catalog`] | templates, pools, creation of actors |
 //! | [`store`], [`record`] | durable records with compare-and-set |
 //! | [`events`] | what happened, for people |
+//! | `explain` | why an actor is as it is, and what a request would meet |
+//! | [`pace`] | how long wakes took lately |
 //! | [`service`] | the gRPC surface |
 //! | [`app`], [`config`] | putting it together |
 //!
@@ -32,15 +35,18 @@
 pub mod app;
 pub mod budget;
 pub mod catalog;
+pub mod census;
 pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod events;
+mod explain;
 pub mod fleet;
 pub mod idle;
 pub mod lifecycle;
 pub mod metrics;
 pub mod nodes;
+pub mod pace;
 pub mod placement;
 pub mod record;
 pub mod routers;

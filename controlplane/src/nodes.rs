@@ -81,6 +81,19 @@ pub enum Refused {
     },
 }
 
+/// How a node is doing, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which.
+    pub node: String,
+    /// It can be asked for activations.
+    pub ready: bool,
+    /// It is given up, with what ran there.
+    pub lost: bool,
+    /// 0: not by this control plane.
+    pub last_seen_unix_ms: u64,
+}
+
 /// One stay of a node.
 #[derive(Clone)]
 pub struct Session {
@@ -215,6 +228,18 @@ impl Nodes {
     /// True while a node is given up.
     pub fn is_lost(&self, node: &str) -> bool {
         self.inner().get(node).is_some_and(|node| node.lost)
+    }
+
+    /// How a node is doing.
+    pub fn standing(&self, name: &str) -> Option<Standing> {
+        let inner = self.inner();
+        let node = inner.get(name)?;
+        Some(Standing {
+            node: name.to_owned(),
+            ready: matches!(node.link, Link::Ready { .. }),
+            lost: node.lost,
+            last_seen_unix_ms: node.last_seen_unix_ms,
+        })
     }
 
     /// Waits until a node is ready.

@@ -19,11 +19,14 @@ use std::{
 
 use reveille_api::{
     ActorKey, Epoch,
-    manifest::{Selector, WorkerPoolSpec},
+    manifest::{ActorTemplateSpec, Selector, WorkerPoolSpec},
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::{clock::Moment, lifecycle::Place};
+use crate::{
+    clock::Moment,
+    lifecycle::{Place, Source, Storage},
+};
 
 pub mod pressure;
 mod slots;
@@ -53,6 +56,20 @@ pub struct Request {
     pub anywhere: bool,
     /// Nodes that cannot restore it.
     pub avoid: BTreeSet<String>,
+}
+
+impl Request {
+    /// Of an actor of this template, woken from `source`.
+    pub fn new(actor: &ActorKey, spec: &ActorTemplateSpec, source: &Source) -> Self {
+        Self {
+            actor: actor.clone(),
+            runtime: spec.runtime.name(),
+            selector: spec.worker_selector.clone(),
+            node: source.snapshot().map(|snapshot| snapshot.node.clone()),
+            anywhere: source.snapshot().is_some_and(|s| s.storage == Storage::Stored),
+            avoid: BTreeSet::new(),
+        }
+    }
 }
 
 /// What a worker is busy with.
@@ -248,6 +265,11 @@ impl Placement {
         let inner = self.inner();
         let there = inner.occupants.values().filter(|o| o.place.node == node);
         there.map(|o| (o.place.clone(), o.actor.clone(), o.epoch)).collect()
+    }
+
+    /// A worker that is free for this wake now. It may be another one's in the next moment.
+    pub fn free_for(&self, request: &Request) -> Option<Place> {
+        self.inner().free_for(request)
     }
 
     /// Why this wake has no worker, for the operator.

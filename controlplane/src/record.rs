@@ -22,6 +22,9 @@ pub struct ActorRecord {
     pub life: lifecycle::Actor,
     /// Last known activity; exact only while it is at rest.
     pub last_active_unix_ms: u64,
+    /// When it came into its state; 0 in records of before this was noted.
+    #[serde(default)]
+    pub since_unix_ms: u64,
     /// The last wake that succeeded.
     pub last_wake: Option<LastWake>,
     /// The node that was last asked to run it: its logs are there.
@@ -37,6 +40,7 @@ impl ActorRecord {
             created_unix_ms: now_unix_ms,
             life: lifecycle::Actor::new(reveille_api::Epoch(0)),
             last_active_unix_ms: 0,
+            since_unix_ms: now_unix_ms,
             last_wake: None,
             node: None,
         }
@@ -52,10 +56,43 @@ pub struct LastWake {
     pub kind: WokenBy,
     /// How long it took, by phase.
     pub phases: Phases,
+    /// Who wanted it.
+    #[serde(default)]
+    pub asked: Option<Asked>,
+}
+
+/// Who was the first to want a wake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Asked {
+    /// A person or a program, by a verb.
+    User,
+    /// A request.
+    Request {
+        /// The router that had it.
+        router: String,
+        /// What Envoy calls it.
+        id: String,
+        /// Of its trace.
+        traceparent: String,
+    },
+}
+
+impl From<&Asked> for proto::Asked {
+    fn from(asked: &Asked) -> Self {
+        match asked {
+            Asked::User => Self { user: true, ..Self::default() },
+            Asked::Request { router, id, traceparent } => Self {
+                user: false,
+                router: router.clone(),
+                request_id: id.clone(),
+                traceparent: traceparent.clone(),
+            },
+        }
+    }
 }
 
 /// How an activation came to serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum WokenBy {
     /// First start.
     ColdStart,

@@ -84,6 +84,17 @@ enum Link {
     },
 }
 
+/// How an actor is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Requests at it.
+    pub in_flight: u32,
+    /// Requests begun in a second.
+    pub rate: f64,
+    /// The last use known.
+    pub last_active: Option<Moment>,
+}
+
 impl Routers {
     /// Knows the routers of the store; [`Routers::settle`] gives them time to come back.
     pub fn open(
@@ -242,6 +253,7 @@ impl Routers {
             let usage = inner.actors.get_mut(&actor);
             if let Some(usage) = usage.filter(|usage| usage.epoch.0 == report.epoch) {
                 usage.report(router, report.in_flight, now.minus(ms(report.idle_ms)));
+                usage.rate.add(report.requests, now);
             }
         }
     }
@@ -328,6 +340,34 @@ impl Routers {
     /// Requests in flight and last activity, as far as known.
     pub fn seen(&self, actor: &ActorKey) -> Option<(u32, Moment)> {
         self.inner().actors.get(actor).map(|usage| (usage.in_flight(), usage.last_active))
+    }
+
+    /// How each of these actors is used, for people.
+    pub fn load(&self, actors: &[&ActorKey]) -> Vec<Load> {
+        let now = self.clock.now();
+        let inner = self.inner();
+        let load = |usage: &Usage| Load {
+            in_flight: usage.in_flight(),
+            rate: usage.rate.now(now),
+            last_active: Some(usage.last_active),
+        };
+        actors.iter().map(|actor| inner.actors.get(*actor).map(load).unwrap_or_default()).collect()
+    }
+
+    /// Who has to do with an actor, for people, by name; and whether everybody who could is heard of.
+    pub fn uses(&self, actor: &ActorKey) -> (Vec<proto::RouterUse>, bool) {
+        let settled = *self.settled.borrow();
+        let inner = self.inner();
+        let Some(usage) = inner.actors.get(actor) else { return (Vec::new(), settled) };
+        let mut uses: Vec<_> = usage
+            .all()
+            .map(|mut used| {
+                used.connected = !inner.is_away(&used.router);
+                used
+            })
+            .collect();
+        uses.sort_by(|a, b| a.router.cmp(&b.router));
+        (uses, settled)
     }
 
     /// Kills a binding at once, and what is in flight with it: its activation is no more.

@@ -2,7 +2,12 @@
 //! here.
 
 pub mod control;
+mod explain;
 pub mod nodes;
+pub mod overview;
 pub mod routers;
 mod verbs;
 mod view;
+
+#[cfg(test)]
+pub(crate) use explain::explain as explained;

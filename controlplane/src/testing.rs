@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::Timings,
     events::Events,
-    fleet::{Fleet, Parts},
+    fleet::{Fleet, Origin, Parts},
     lifecycle::{Asker, Phase},
     metrics::Metrics,
     nodes::{Agent, Dial, Nodes, Session, agent::Reply, reconcile::reconcile},
@@ -526,7 +526,7 @@ impl World {
     }
 
     pub(crate) async fn wake(&self, key: &ActorKey) -> Result<crate::driver::Served, Failure> {
-        self.fleet.wake(key, Asker::Traffic, None, "").await
+        self.fleet.wake(key, Asker::Traffic, Origin::default()).await
     }
 
     /// In a task of its own.
@@ -536,11 +536,9 @@ impl World {
     ) -> tokio::task::JoinSet<Result<crate::driver::Served, Failure>> {
         let (fleet, key) = (Arc::clone(&self.fleet), key.clone());
         let mut set = tokio::task::JoinSet::new();
-        task::spawn(
-            &mut set,
-            "wake",
-            async move { fleet.wake(&key, Asker::Traffic, None, "").await },
-        );
+        task::spawn(&mut set, "wake", async move {
+            fleet.wake(&key, Asker::Traffic, Origin::default()).await
+        });
         set
     }
 
@@ -628,7 +626,8 @@ impl World {
         router: &FakeRouter,
         key: &ActorKey,
     ) -> Result<crate::driver::Served, Failure> {
-        self.fleet.wake(key, Asker::Traffic, Some(&router.instance), "").await
+        let origin = Origin { router: Some(&router.instance), request_id: "r-1", traceparent: "" };
+        self.fleet.wake(key, Asker::Traffic, origin).await
     }
 
     pub(crate) fn report(&self, router: &FakeRouter, key: &ActorKey, in_flight: u32, idle_ms: u64) {

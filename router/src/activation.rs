@@ -166,6 +166,11 @@ impl InFlight {
         self
     }
 
+    /// Where it is.
+    pub(crate) fn actor(&self) -> &ActorKey {
+        self.activation.actor()
+    }
+
     /// Returns once the process that should answer is no more.
     pub(crate) async fn gone(&self) {
         self.activation.gone().await;

@@ -76,6 +76,6 @@ fn not_connected(router: &Arc<Router>, authority: &str, endpoint: SocketAddr) {
     let Some(revoked) = router.table.evict(&actor, endpoint) else { return };
     debug!(%actor, %endpoint, "it could not be reached: given out no more");
     if revoked.left_waiting {
-        wake::start(router, actor, "");
+        wake::start(router, actor, wake::Cause::default());
     }
 }

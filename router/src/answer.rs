@@ -158,6 +158,17 @@ fn structure(fields: impl IntoIterator<Item = (&'static str, Kind)>) -> Struct {
 /// The phases of a wake as this request met them: one that joined late has met only the end. `park` is what no other
 /// phase explains, so that all of them add up to the time it was held. What comes then, Envoy adds.
 fn server_timing(held: Duration, phases: &WakePhases) -> String {
+    let mut text = String::with_capacity(96);
+    for (name, us) in waited(held, phases) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{separator}{name};dur={:.1}", us as f64 / 1000.0);
+    }
+    text
+}
+
+/// What a request waited for, in microseconds, of all that it waited. One that joined a wake has met only its end.
+pub(crate) fn waited(held: Duration, phases: &WakePhases) -> [(&'static str, u64); 5] {
     let mut left = held.as_micros() as u64;
     let mut met = |us: u64| {
         let met = us.min(left);
@@ -168,20 +179,7 @@ fn server_timing(held: Duration, phases: &WakePhases) -> String {
     let restore = met(phases.restore_us);
     let fetch = met(phases.fetch_us);
     let place = met(phases.place_us);
-    let named = [
-        ("park", left),
-        ("place", place),
-        ("fetch", fetch),
-        ("restore", restore),
-        ("ready", ready),
-    ];
-    let mut text = String::with_capacity(96);
-    for (name, us) in named {
-        let separator = if text.is_empty() { "" } else { ", " };
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{separator}{name};dur={:.1}", us as f64 / 1000.0);
-    }
-    text
+    [("park", left), ("place", place), ("fetch", fetch), ("restore", restore), ("ready", ready)]
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ use crate::{
     again::{self, Second},
     answer,
     binding::Protocol,
+    recent::End,
     refusal::refusal,
     router::{self, Cold, Router, Ticket},
     websocket,
@@ -145,6 +146,8 @@ impl Exchange {
                 message = self.messages.message() => message,
                 () = gone(in_flight) => {
                     if !self.id.is_some_and(|id| self.router.again.has(id)) {
+                        let actor = in_flight.actor();
+                        self.router.recent.note(Some(actor), End::Cut, Duration::ZERO, self.id);
                         return Some(Err(Status::aborted(names::GONE)));
                     }
                     self.in_flight = None;
@@ -167,7 +170,11 @@ impl Exchange {
         self.second = again::second(&self.router, &headers);
         self.id = if self.second.is_none() { again::id(&headers) } else { None };
         let accept = websocket::accept(&headers);
-        let cold = || Cold { traceparent: headers.get("traceparent"), page: opens_page(&headers) };
+        let cold = || Cold {
+            traceparent: headers.get("traceparent"),
+            request_id: again::id(&headers),
+            page: opens_page(&headers),
+        };
         let request = self.router.request(headers.get(":authority"), cold);
         match request {
             router::Request::Served(served) => {

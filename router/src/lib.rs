@@ -25,7 +25,7 @@
 //! | `vigil` | whether the control plane says anything, while there are wakes |
 //! | `answer`, `refusal` | what Envoy is told |
 //! | `websocket` | what a handshake lacks over HTTP/2 |
-//! | `status`, `metrics`, `exposition`, `progress` | what an operator sees |
+//! | `status`, `metrics`, `exposition`, `progress`, `recent` | what an operator sees |
 //!
 //! Invariants kept here: a request to a bound actor makes no call and takes no parking place; any number of requests to a
 //! sleeping actor make one wake; who leaves frees a place at once and cancels nothing; a binding revoked is given out no
@@ -49,6 +49,7 @@ mod metrics;
 mod parking;
 mod policy;
 mod progress;
+mod recent;
 mod refusal;
 mod revoke;
 mod router;

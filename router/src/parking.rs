@@ -64,6 +64,11 @@ impl Parking {
         self.capacity
     }
 
+    /// Places that one namespace may take.
+    pub(crate) fn share(&self) -> usize {
+        self.share
+    }
+
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

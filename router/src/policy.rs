@@ -55,6 +55,11 @@ impl Policies {
         self.default
     }
 
+    /// Places that one actor may take, whatever its template says.
+    pub(crate) fn share(&self) -> usize {
+        self.share
+    }
+
     /// Remembers what the control plane said, within this router's own limits.
     pub(crate) fn learn(&self, actor: ActorKey, told: &proto::ActorPolicy) -> Policy {
         let policy = Policy {

@@ -27,7 +27,7 @@ pub(crate) fn revoke(router: &Arc<Router>, revoke: Revoke) -> Result<(), Failure
     router.metrics.revokes.inc();
     let revoked = router.table.revoke(&actor, version);
     if revoked.as_ref().is_some_and(|revoked| revoked.left_waiting) {
-        wake::start(router, actor.clone(), "");
+        wake::start(router, actor.clone(), wake::Cause::default());
     }
     let activation = revoked.and_then(|revoked| revoked.draining);
     if let Some(activation) = activation.as_ref().filter(|_| revoke.gone) {

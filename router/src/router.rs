@@ -22,6 +22,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 use crate::{
     acks::Acks,
@@ -31,6 +32,7 @@ use crate::{
     metrics::{Class, Metrics, Outcome},
     policy::Policy,
     progress::Progress,
+    recent::{End, Recent},
     refusal::Refused,
     session,
     table::{Admission, Arrival, Left, Served, Table, Wait},
@@ -56,6 +58,8 @@ pub(crate) struct Router {
     pub(crate) again: Again,
     pub(crate) wakes: Progress<ActorKey>,
     pub(crate) revokes: Progress<(ActorKey, Version)>,
+    /// Nothing of the warm path.
+    pub(crate) recent: Recent,
     /// Wakes and drains; each ends by a deadline or by `stop`.
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -74,6 +78,8 @@ pub(crate) enum Request {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cold<'a> {
     pub(crate) traceparent: Option<&'a str>,
+    /// What Envoy calls it.
+    pub(crate) request_id: Option<Uuid>,
     /// It is a browser that opens a page, so it may be shown one.
     pub(crate) page: bool,
 }
@@ -85,6 +91,7 @@ pub(crate) struct Ticket {
     actor: ActorKey,
     wait: Wait,
     since: Instant,
+    id: Option<Uuid>,
     page: bool,
     over: bool,
 }
@@ -98,26 +105,30 @@ impl Router {
     ) -> Request {
         let authority = authority.unwrap_or_default();
         let Some(prefix) = self.zone.actor_prefix(authority) else {
-            return self.refused(Class::warm, Reason::InvalidHost);
+            return self.refused(Class::warm, None, Reason::InvalidHost);
         };
         if let Some(served) = self.table.serve(&prefix) {
             self.metrics.warm_routed();
             return Request::Served(served);
         }
         let Some(actor) = self.zone.actor(authority) else {
-            return self.refused(Class::warm, Reason::InvalidHost);
+            return self.refused(Class::warm, None, Reason::InvalidHost);
         };
-        let Cold { traceparent, page } = cold();
+        let Cold { traceparent, request_id, page } = cold();
         match self.table.admit(&actor, page) {
             Admission::Served(served) => {
                 self.metrics.warm_routed();
                 Request::Served(served)
             }
-            Admission::Refused(reason) => self.refused(Class::cold, reason),
+            Admission::Refused(refused) => {
+                self.refused(Class::cold, Some((&actor, request_id)), refused)
+            }
             Admission::Waits(wait) => {
                 match wait.parked {
                     Parked::First => {
-                        wake::start(self, actor.clone(), traceparent.unwrap_or_default());
+                        let traceparent = traceparent.unwrap_or_default();
+                        let cause = wake::Cause { traceparent, request_id };
+                        wake::start(self, actor.clone(), cause);
                     }
                     Parked::Joined => {
                         self.metrics.wakes_joined.inc();
@@ -125,7 +136,8 @@ impl Router {
                 }
                 let router = Arc::clone(self);
                 let since = Instant::now();
-                Request::Parked(Ticket { router, actor, wait, since, page, over: false })
+                let (id, over) = (request_id, false);
+                Request::Parked(Ticket { router, actor, wait, since, id, page, over })
             }
         }
     }
@@ -135,9 +147,16 @@ impl Router {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn refused(&self, class: Class, refused: impl Into<Refused>) -> Request {
+    fn refused(
+        &self,
+        class: Class,
+        of: Option<(&ActorKey, Option<Uuid>)>,
+        refused: impl Into<Refused>,
+    ) -> Request {
         let refused = refused.into();
         self.metrics.request(class, Outcome::Refused(refused.reason));
+        let (actor, id) = of.unzip();
+        self.recent.note(actor, End::Refused(refused.reason), Duration::ZERO, id.flatten());
         Request::Refused(refused)
     }
 }
@@ -150,7 +169,15 @@ impl Ticket {
         let refused = |refused: &Refused| Outcome::Refused(refused.reason);
         let counted = outcome.as_ref().map_or_else(refused, |_| Outcome::Routed);
         self.router.metrics.request(Class::cold, counted);
+        self.note(match &outcome {
+            Ok(arrival) => End::Woken(arrival.served.binding.woken_by, arrival.phases),
+            Err(refused) => End::Refused(refused.reason),
+        });
         outcome
+    }
+
+    fn note(&self, end: End) {
+        self.router.recent.note(Some(&self.actor), end, self.held(), self.id);
     }
 
     async fn outcome(&mut self) -> Result<Arrival, Refused> {
@@ -198,6 +225,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.over {
             self.router.metrics.request(Class::cold, Outcome::Left);
+            self.note(End::Left);
         }
         self.router.table.leave(&self.actor, self.wait.id);
     }

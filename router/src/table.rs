@@ -420,6 +420,11 @@ impl Table {
         &self.parking
     }
 
+    /// Parking places that one actor may take, whatever its template says.
+    pub(crate) fn parked_per_actor(&self) -> usize {
+        self.policies.share()
+    }
+
     /// Actors in the table, in whatever state.
     pub(crate) fn len(&self) -> usize {
         self.actors.len()

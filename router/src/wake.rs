@@ -19,6 +19,7 @@ use reveille_api::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
 use tracing::{Instrument, debug, info_span, warn};
+use uuid::Uuid;
 
 use crate::{
     activation::Activation, binding::Grant, metrics::WakeEnd, refusal::Refused, router::Router,
@@ -39,14 +40,26 @@ const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 /// How soon those who wait for a turn get twice as many.
 const WIDEN: Duration = Duration::from_millis(50);
 
+/// The request that a wake is for; nothing of it when others than the first still wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cause<'a> {
+    pub(crate) traceparent: &'a str,
+    /// What Envoy calls it.
+    pub(crate) request_id: Option<Uuid>,
+}
+
 /// Starts the wake of `actor`, whose first request has just been parked, or for which requests still wait.
-pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, traceparent: &str) {
-    let traceparent = traceparent.to_owned();
+pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, cause: Cause<'_>) {
+    let request = WakeRequest {
+        traceparent: cause.traceparent.to_owned(),
+        request_id: cause.request_id.map(|id| id.to_string()).unwrap_or_default(),
+        ..WakeRequest::default()
+    };
     router.metrics.wakes_started.inc();
     let wake = Wake { step: router.wakes.begin(actor.clone()), router: Arc::clone(router), actor };
     vigil::keep(router);
     let span = info_span!("wake", actor = %wake.actor);
-    router.tasks.spawn(wake.run(traceparent).instrument(span));
+    router.tasks.spawn(wake.run(request).instrument(span));
 }
 
 struct Wake {
@@ -57,13 +70,13 @@ struct Wake {
 }
 
 impl Wake {
-    async fn run(self, traceparent: String) {
+    async fn run(self, cause: WakeRequest) {
         let mut unsettled = Unsettled { wake: &self, settled: false };
         let request = WakeRequest {
             actor: Some((&self.actor).into()),
             router_instance: self.router.instance.clone(),
-            traceparent,
             doubted_epoch: self.router.table.doubted(&self.actor).map_or(0, |epoch| epoch.0),
+            ..cause
         };
         let stop = &self.router.stop;
         let end = match stop.run_until_cancelled(self.to_its_end(request)).await {

@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum ActorOnly {
+pub(super) enum ActorOnly {
     #[value(aliases = ["actors", "act", "a"])]
     Actor,
 }

@@ -26,6 +26,11 @@ fn running() -> ActorView {
             unix_ms: 1_700_000_000_000,
             kind: WakeKind::Restored.into(),
             phases: Some(phases),
+            asked: Some(proto::Asked {
+                router: "local".into(),
+                request_id: "r-1".into(),
+                ..Default::default()
+            }),
         }),
         ..Default::default()
     }
@@ -120,4 +125,62 @@ fn a_line_break_in_a_cell_does_not_break_the_table() {
     let mut table = Table::new(&["A", "B"]);
     table.row(["one\ntwo".into(), String::new()]);
     assert_eq!(table.to_string(), "A         B\none two   -\n");
+}
+
+#[test]
+fn an_explanation_is_told_in_sections_and_has_the_same_in_json() {
+    let actor =
+        proto::Actor { actor: key(), state: ActorState::Running.into(), ..Default::default() };
+    let wake = proto::LastWake {
+        unix_ms: 1_700_000_000_000,
+        kind: WakeKind::Restored.into(),
+        phases: Some(proto::WakePhases { restore_us: 40_000, ready_us: 1, ..Default::default() }),
+        asked: Some(proto::Asked {
+            router: "r1".into(),
+            request_id: "id-1".into(),
+            ..Default::default()
+        }),
+    };
+    let explanation = proto::Explanation {
+        actor: Some(proto::Actor { last_wake: Some(wake), ..actor }),
+        why: vec!["it serves\x1b[31m ".to_owned() + &"and so on ".repeat(20)],
+        sleep: Some(proto::Sleep {
+            blocker: proto::sleep::Blocker::InFlight.into(),
+            message: "2 requests are in flight".into(),
+            in_flight: 2,
+            routers: vec![proto::RouterUse {
+                router: "r1".into(),
+                in_flight: 2,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        outlook: Some(proto::Outlook {
+            fate: proto::outlook::Fate::Served.into(),
+            message: "it goes to 10.0.0.1:1 at once".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let view = view::ExplanationView::from(explanation);
+    let page = view.page();
+    for line in [
+        "demo/counter: Running, epoch 0\n",
+        "\nWhy\n  it serves[31m and so on",
+        "\nA request now\n  it goes to 10.0.0.1:1 at once\n",
+        "\nSleep\n  2 requests are in flight\n  router r1: 2 in flight, has no session\n",
+        "\nLast wake: Restored in 0µs",
+        "  restore      40ms  ########################\n",
+        "  ready         1µs  #\n",
+        "  fetch         0µs\n",
+        "  asked for by a request at router r1, request id id-1\n",
+    ] {
+        assert!(page.contains(line), "{line:?} is not in\n{page}");
+    }
+    assert!(page.lines().all(|line| line.chars().count() <= 100), "{page}");
+    assert!(!page.contains('\x1b'), "{page:?}");
+    let value: serde_json::Value = serde_json::from_str(&json(&view).unwrap()).unwrap();
+    assert_eq!(value["sleep"]["blockedBy"], "InFlight");
+    assert_eq!(value["requestNow"]["fate"], "Served");
+    assert_eq!(value["actor"]["lastWake"]["asked"]["requestId"], "id-1");
 }

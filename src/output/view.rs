@@ -1,12 +1,14 @@
 //! The objects as programs and people see them. Field names are those of the design, §7.
 
 mod actor;
+mod explanation;
 mod machine;
 mod template;
 
 use std::collections::BTreeMap;
 
 pub(crate) use actor::{ActorView, EventView, SnapshotView};
+pub(crate) use explanation::ExplanationView;
 pub(crate) use machine::{NodeView, RouterView, WorkerView};
 pub(crate) use template::{PoolView, TemplateView};
 

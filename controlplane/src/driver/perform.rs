@@ -110,14 +110,9 @@ impl Driver {
 
     fn place(&mut self, source: &Source) {
         self.refresh_for_wake();
-        let spec = &self.template.spec;
         let request = Request {
-            actor: self.record.key.clone(),
-            runtime: spec.runtime.name(),
-            selector: spec.worker_selector.clone(),
-            node: source.snapshot().map(|snapshot| snapshot.node.clone()),
-            anywhere: source.snapshot().is_some_and(|s| s.storage == Storage::Stored),
             avoid: self.unfit.clone(),
+            ..Request::new(&self.record.key, &self.template.spec, source)
         };
         self.request = Some(request.clone());
         let placement = Arc::clone(&self.fleet.placement);
@@ -417,6 +412,7 @@ impl Driver {
         let (kind, phases) = match (serving, &self.record.last_wake) {
             (Serving::Woken | Serving::Thawed, Some(wake)) => {
                 self.fleet.metrics.woken(wake);
+                self.fleet.pace.note(&key, &self.record.template, wake);
                 self.timers.idle = None;
                 (wake.kind.into(), wake.phases)
             }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Down, NotDown};
 use crate::{
+    fleet::Origin,
     lifecycle::{Asker, Cause, Event, Phase, Rest, State},
     testing::{World, eventually},
 };
@@ -218,7 +219,11 @@ async fn an_actor_with_requests_in_flight_is_never_preempted() {
 async fn a_router_without_a_session_gets_no_binding() {
     let world = World::new(1, "").await;
     let key = world.create("a").await;
-    let error = world.fleet.wake(&key, Asker::Traffic, Some("nobody"), "").await.unwrap_err();
+    let error = world
+        .fleet
+        .wake(&key, Asker::Traffic, Origin { router: Some("nobody"), ..Origin::default() })
+        .await
+        .unwrap_err();
     assert_eq!(error.reason, Reason::ControlPlaneUnavailable);
 }
 
@@ -264,7 +269,7 @@ async fn a_lost_actor_without_a_snapshot_is_refused_to_traffic() {
     world.fleet.tell(&key, exited(1)).await;
     world.until(&key, Phase::Lost).await;
     assert_eq!(world.wake(&key).await.unwrap_err().reason, Reason::ActorLost);
-    let served = world.fleet.wake(&key, Asker::User, None, "").await.unwrap();
+    let served = world.fleet.wake(&key, Asker::User, Origin::default()).await.unwrap();
     assert_eq!(served.binding.woken_by(), proto::WakeKind::ColdStartAfterFailure);
 }
 
@@ -289,7 +294,7 @@ async fn a_failed_wake_of_a_stopped_actor_leaves_it_stopped() {
     let key = world.create("a").await;
     world.fleet.down(&key, Down::Stop).await.unwrap().unwrap();
     world.node_leaves();
-    let error = world.fleet.wake(&key, Asker::User, None, "").await.unwrap_err();
+    let error = world.fleet.wake(&key, Asker::User, Origin::default()).await.unwrap_err();
     assert_eq!(error, Failure::new(Reason::NoCapacity, "no node is ready"));
     assert!(matches!(world.record(&key).life.state, State::Rest(Rest::Stopped(None))));
 }
@@ -312,7 +317,7 @@ async fn many_actors_on_few_workers_are_all_served_and_never_two_on_one() {
                 if round % 7 == 3 {
                     let _ = fleet.down(&key, SUSPEND).await.unwrap();
                 }
-                let served = fleet.wake(&key, Asker::Traffic, None, "").await.unwrap();
+                let served = fleet.wake(&key, Asker::Traffic, Origin::default()).await.unwrap();
                 assert!(served.binding.epoch >= last, "an old activation served");
                 last = served.binding.epoch;
             }
@@ -358,9 +363,9 @@ async fn a_namespace_that_has_spent_its_wakes_is_refused_until_the_next_is_due()
     let joined = (0..10).map(|_| world.wake(&a));
     assert!(futures::future::join_all(joined).await.iter().all(Result::is_ok));
     world.wake(&a).await.unwrap();
-    world.fleet.wake(&b, Asker::User, None, "").await.unwrap();
+    world.fleet.wake(&b, Asker::User, Origin::default()).await.unwrap();
     for asker in [Asker::Traffic, Asker::User] {
-        let refused = world.fleet.wake(&c, asker, None, "").await.unwrap_err();
+        let refused = world.fleet.wake(&c, asker, Origin::default()).await.unwrap_err();
         assert_eq!(refused.reason, Reason::QuotaExceeded);
         let wait = refused.retry_after.unwrap().as_secs();
         assert!((28..=30).contains(&wait), "{wait}");

@@ -78,6 +78,11 @@ impl Timers {
         }
     }
 
+    /// When the deadline is.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline.as_ref().map(|(_, when)| *when)
+    }
+
     /// The deadline, once it has passed.
     pub(super) fn passed(&mut self, now: Instant) -> Option<Deadline> {
         let passed = self.deadline.take_if(|(_, when)| *when <= now);

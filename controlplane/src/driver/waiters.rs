@@ -28,6 +28,8 @@ pub(crate) struct Waiter {
     pub(crate) router: Option<String>,
     /// Of the request's trace.
     pub(crate) traceparent: String,
+    /// What Envoy calls the request.
+    pub(crate) request_id: String,
     /// Where the answer goes.
     pub(crate) answer: oneshot::Sender<Result<Served, Failure>>,
 }
@@ -45,6 +47,16 @@ impl Wakes {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
+    }
+
+    /// Those who have not left.
+    pub(crate) fn count(&self) -> usize {
+        self.waiters.iter().filter(|(_, waiter)| !waiter.answer.is_closed()).count()
+    }
+
+    /// Who came first.
+    pub(crate) fn first(&self) -> Option<&Waiter> {
+        self.waiters.first().map(|(_, waiter)| waiter)
     }
 
     /// On whose behalf: a user's word weighs more than traffic. Nothing when nobody waits.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::Epoch;
+use reveille_api::{Epoch, proto};
 use tokio::sync::watch;
 
 use crate::clock::Moment;
@@ -39,9 +39,38 @@ impl Drained {
     }
 }
 
+/// Requests begun in a second, over the last few: each report counts the less the older it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rate {
+    value: f64,
+    at: Moment,
+}
+
+impl Rate {
+    /// After so many seconds a report counts for a third.
+    const SPAN: f64 = 5.0;
+    /// One that is lower is none: nobody waits for the last trace of a request.
+    const LEAST: f64 = 0.05;
+
+    pub(super) fn add(&mut self, requests: u64, now: Moment) {
+        let value = self.value * self.left(now) + requests as f64 / Self::SPAN;
+        *self = Self { value, at: now };
+    }
+
+    pub(super) fn now(&self, now: Moment) -> f64 {
+        let value = self.value * self.left(now);
+        if value < Self::LEAST { 0.0 } else { value }
+    }
+
+    fn left(&self, now: Moment) -> f64 {
+        (-now.since(self.at).as_secs_f64() / Self::SPAN).exp()
+    }
+}
+
 /// Use of one epoch.
 pub(super) struct Usage {
     pub(super) epoch: Epoch,
+    pub(super) rate: Rate,
     /// Bindings of lower terms are revoked.
     pub(super) valid_from: u64,
     pub(super) last_active: Moment,
@@ -85,13 +114,28 @@ impl Drain {
 
 impl Usage {
     pub(super) fn new(epoch: Epoch, valid_from: u64, last_active: Moment) -> Self {
-        Self { epoch, valid_from, last_active, routers: HashMap::new(), drain: None }
+        let rate = Rate::default();
+        Self { epoch, rate, valid_from, last_active, routers: HashMap::new(), drain: None }
     }
 
     /// Routers that hold a binding or have requests in flight.
     pub(super) fn users(&self) -> impl Iterator<Item = &str> {
         let used = |r: &RouterUse| r.holds.is_some() || r.in_flight > 0;
         self.routers.iter().filter(move |(_, r)| used(r)).map(|(name, _)| name.as_str())
+    }
+
+    /// The same, for people; who of them has a session is not known here.
+    pub(super) fn all(&self) -> impl Iterator<Item = proto::RouterUse> {
+        let owes =
+            |name: &str| self.drain.as_ref().is_some_and(|drain| drain.waiting.contains(name));
+        let used = self.routers.iter().map(move |(name, router)| proto::RouterUse {
+            router: name.clone(),
+            connected: false,
+            has_binding: router.holds.is_some_and(|term| term >= self.valid_from),
+            in_flight: router.in_flight,
+            owes_acknowledgement: owes(name),
+        });
+        used.filter(|used| used.has_binding || used.in_flight > 0 || used.owes_acknowledgement)
     }
 
     pub(super) fn holds(&self, router: &str) -> bool {
@@ -167,5 +211,24 @@ impl Usage {
         if let Some(drain) = &mut self.drain {
             drain.heard(router);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_rate_is_told_as_it_is_and_fades_when_it_ends() {
+        let mut rate = Rate::default();
+        let mut now = Moment(1_000_000);
+        for _ in 0..200 {
+            now = now.plus(Duration::from_millis(200));
+            rate.add(10, now);
+        }
+        assert!((45.0..55.0).contains(&rate.now(now)), "{}", rate.now(now));
+        let after = |secs| rate.now(now.plus(Duration::from_secs(secs)));
+        assert!(after(5) < 20.0 && after(5) > 10.0, "{}", after(5));
+        assert!(after(60) == 0.0, "{}", after(60));
     }
 }

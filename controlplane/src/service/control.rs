@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    explain,
     verbs::{self, not_found, store},
     view,
 };
@@ -140,6 +141,11 @@ impl Control for ControlService {
     async fn get_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
         let key = key(Some(request.into_inner()))?;
         verbs::current(&self.fleet, &key).map(Response::new)
+    }
+
+    async fn explain_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Explanation> {
+        let key = key(Some(request.into_inner()))?;
+        explain::explain(&self.fleet, &key).await.map(Response::new)
     }
 
     async fn list_actors(

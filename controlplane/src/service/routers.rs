@@ -15,7 +15,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-use crate::{clock::millis, fleet::Fleet, lifecycle::Asker, routers::COMMANDS};
+use crate::{
+    clock::millis,
+    fleet::{Fleet, Origin},
+    lifecycle::Asker,
+    routers::COMMANDS,
+};
 
 /// How long a wake waits for its router's session, which begins at the same time.
 const SESSION: Duration = Duration::from_secs(2);
@@ -65,7 +70,8 @@ impl Routers for RoutersService {
 
     async fn wake(&self, request: Request<WakeRequest>) -> Result<Response<WakeReply>, Status> {
         let (_, peer, request) = request.into_parts();
-        let WakeRequest { actor, router_instance, traceparent, doubted_epoch } = request;
+        let WakeRequest { actor, router_instance, traceparent, doubted_epoch, request_id } =
+            request;
         let key = ActorKey::try_from(actor)?;
         if !self.fleet.routers.present(&router_instance, SESSION).await {
             let message = "this router process has no session; it says Hello first";
@@ -78,8 +84,9 @@ impl Routers for RoutersService {
         if doubted_epoch > 0 {
             self.fleet.doubt(&key, Epoch(doubted_epoch)).await?;
         }
-        let instance = Some(router_instance.as_str());
-        let served = self.fleet.wake(&key, Asker::Traffic, instance, &traceparent).await?;
+        let router = Some(router_instance.as_str());
+        let origin = Origin { router, traceparent: &traceparent, request_id: &request_id };
+        let served = self.fleet.wake(&key, Asker::Traffic, origin).await?;
         Ok(Response::new(WakeReply {
             binding: Some(served.binding),
             policy: Some(served.policy),

@@ -10,7 +10,7 @@ use tonic::Status;
 use super::view;
 use crate::{
     driver::{Down, NotDown},
-    fleet::Fleet,
+    fleet::{Fleet, Origin},
     lifecycle::{Asker, Cause},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn current(fleet: &Fleet, key: &ActorKey) -> Result<proto::Actor, Sta
 }
 
 pub(super) async fn wake(fleet: &Arc<Fleet>, key: &ActorKey) -> Result<proto::Actor, Status> {
-    fleet.wake(key, Asker::User, None, "").await?;
+    fleet.wake(key, Asker::User, Origin::default()).await?;
     current(fleet, key)
 }
 

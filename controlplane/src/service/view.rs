@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use reveille_api::proto;
 
 use crate::{
+    census,
     clock::{millis, unix_ms},
     fleet::Fleet,
     lifecycle::{self, Phase, Rest, State, Storage},
@@ -23,7 +24,7 @@ pub(super) fn actor(fleet: &Fleet, record: &ActorRecord) -> proto::Actor {
     proto::Actor {
         actor: Some((&record.key).into()),
         template: record.template.clone(),
-        state: state(life).into(),
+        state: census::state(life).into(),
         reason,
         message,
         epoch: life.epoch.0,
@@ -40,30 +41,11 @@ pub(super) fn actor(fleet: &Fleet, record: &ActorRecord) -> proto::Actor {
             unix_ms: wake.unix_ms,
             kind: proto::WakeKind::from(wake.kind).into(),
             phases: Some(wake.phases.into()),
+            asked: wake.asked.as_ref().map(proto::Asked::from),
         }),
         snapshot_storage: life.snapshot.as_ref().map(storage).unwrap_or_default().into(),
         snapshot_image: life.snapshot.as_ref().map(|s| s.image.clone()).unwrap_or_default(),
         previous_snapshot: life.previous.as_ref().map(|s| s.id.clone()).unwrap_or_default(),
-    }
-}
-
-fn state(life: &lifecycle::Actor) -> proto::ActorState {
-    match life.phase() {
-        // It sleeps on its node only, and there is a store that it could be in.
-        Phase::Suspended
-            if life.snapshot.as_ref().is_some_and(|s| s.storage == Storage::Waiting) =>
-        {
-            proto::ActorState::Paused
-        }
-        Phase::Suspended => proto::ActorState::Suspended,
-        Phase::Stopped | Phase::Deleting => proto::ActorState::Stopped,
-        Phase::Lost => proto::ActorState::Lost,
-        Phase::Failed => proto::ActorState::Failed,
-        Phase::Placing | Phase::Starting | Phase::Thawing => proto::ActorState::Waking,
-        Phase::Running => proto::ActorState::Running,
-        Phase::Draining | Phase::Freezing => proto::ActorState::Draining,
-        Phase::Frozen => proto::ActorState::Frozen,
-        Phase::Checkpointing => proto::ActorState::Checkpointing,
     }
 }
 

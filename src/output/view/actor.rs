@@ -44,6 +44,29 @@ pub(crate) struct LastWake {
     pub(crate) restore_us: u64,
     pub(crate) ready_us: u64,
     pub(crate) total_us: u64,
+    pub(crate) asked: Option<Asked>,
+}
+
+/// Who was the first to want a wake.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Asked {
+    /// "Request" or "User".
+    pub(crate) by: &'static str,
+    pub(crate) router: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl From<proto::Asked> for Asked {
+    fn from(asked: proto::Asked) -> Self {
+        Self {
+            by: if asked.user { "User" } else { "Request" },
+            router: some(asked.router),
+            request_id: some(asked.request_id),
+            traceparent: some(asked.traceparent),
+        }
+    }
 }
 
 /// A state by the design's word for it.
@@ -71,7 +94,7 @@ fn storage_name(storage: Storage) -> &'static str {
     }
 }
 
-fn wake_name(kind: WakeKind) -> &'static str {
+pub(super) fn wake_name(kind: WakeKind) -> &'static str {
     match kind {
         WakeKind::Unspecified => "Unknown",
         WakeKind::None => "None",
@@ -127,6 +150,7 @@ impl From<proto::LastWake> for LastWake {
             restore_us: phases.restore_us,
             ready_us: phases.ready_us,
             total_us: phases.total_us,
+            asked: wake.asked.map(Asked::from),
         }
     }
 }

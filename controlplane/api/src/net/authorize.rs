@@ -17,6 +17,7 @@ use super::{Peer, Role};
 /// Services, and the roles that may call them. What is not here, nobody with a certificate may call.
 pub(super) const TABLE: &[(&str, &[Role])] = &[
     ("reveille.v1.Control", &[Role::Client]),
+    ("reveille.v1.Overview", &[Role::Client, Role::Router]),
     ("reveille.v1.Routers", &[Role::Router]),
     ("reveille.v1.Nodes", &[Role::Node]),
     ("reveille.v1.NodeAgent", &[Role::ControlPlane]),

@@ -60,7 +60,7 @@ async fn suspend_and_stop_and_delete_reach_a_frozen_actor() {
     world.fleet.down(&key, FREEZE).await.unwrap().unwrap();
     world.fleet.down(&key, Down::Stop).await.unwrap().unwrap();
     assert_eq!(world.record(&key).life.phase(), Phase::Stopped);
-    world.fleet.wake(&key, Asker::User, None, "").await.unwrap();
+    world.fleet.wake(&key, Asker::User, Origin::default()).await.unwrap();
     world.fleet.down(&key, FREEZE).await.unwrap().unwrap();
     world.fleet.down(&key, Down::Delete).await.unwrap().unwrap();
     assert!(world.node.state().activations.is_empty());

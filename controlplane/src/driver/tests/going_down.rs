@@ -192,7 +192,7 @@ async fn a_stopped_actor_is_not_woken_by_traffic_and_keeps_its_memory() {
     world.wake(&key).await.unwrap();
     world.fleet.down(&key, Down::Stop).await.unwrap().unwrap();
     assert_eq!(world.wake(&key).await.unwrap_err().reason, Reason::ActorStopped);
-    let served = world.fleet.wake(&key, Asker::User, None, "").await.unwrap();
+    let served = world.fleet.wake(&key, Asker::User, Origin::default()).await.unwrap();
     assert_eq!(served.binding.woken_by(), proto::WakeKind::Restored);
 }
 
