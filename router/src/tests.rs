@@ -8,6 +8,7 @@ mod fake;
 mod real;
 mod rig;
 mod session;
+mod status;
 mod storm;
 mod time;
 mod warm;

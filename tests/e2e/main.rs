@@ -12,6 +12,7 @@ mod oci;
 
 mod bodies;
 mod crashes;
+mod explain;
 mod failures;
 mod fleet;
 mod golden;
@@ -24,6 +25,7 @@ mod protocols;
 mod reasons;
 mod sleep;
 mod stale;
+mod status;
 mod stop;
 mod store;
 mod story;

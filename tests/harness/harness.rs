@@ -4,6 +4,7 @@
 // Each of the three uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod fleet;

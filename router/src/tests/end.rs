@@ -77,26 +77,6 @@ async fn a_shutdown_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn the_status_page_is_html_for_people_and_json_for_programs() {
-    let (rig, mut fake, _session) = Rig::in_session().await;
-    let _request = rig.wake(&mut fake, 1, 0).await;
-    let _parked = rig.get("other.demo.actors.test").await;
-    eventually(1, || rig.router.wakes.len()).await;
-    let (status, html) = rig.page("/statusz", "text/html,*/*;q=0.8").await;
-    assert_eq!(status, 200);
-    for text in ["router-1", "demo/counter", "10.0.0.1:20000", "demo/other", "session for"] {
-        assert!(html.contains(text), "{text} is not in\n{html}");
-    }
-    let (_, json) = rig.page("/statusz", "application/json").await;
-    let (_, json) = json.split_once("\r\n\r\n").unwrap();
-    let json: serde_json::Value = serde_json::from_str(json).unwrap();
-    assert_eq!(json["bindings"][0]["actor"], "demo/counter");
-    assert_eq!((&json["bindings"][0]["epoch"], &json["in_flight"]), (&1.into(), &1.into()));
-    assert_eq!(json["wakes"][0]["actor"], "demo/other");
-    assert_eq!(json["control_plane"]["instance"], "cp-1");
-}
-
-#[tokio::test]
 async fn the_metrics_name_no_actor() {
     let (rig, mut fake) = Rig::start().await;
     rig.wake(&mut fake, 1, 0).await;

@@ -1,6 +1,10 @@
 //! A control plane of which the test decides every word.
 
-use std::{io::ErrorKind::ConnectionRefused, pin::Pin};
+use std::{
+    io::ErrorKind::ConnectionRefused,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use futures::Stream;
 use hyper_util::rt::TokioIo;
@@ -8,7 +12,9 @@ use reveille_api::{
     Failure, Reason,
     net::{Address, Io},
     proto::{
-        Revoke, RouterCommand, RouterReport, WakeReply, WakeRequest, Welcome,
+        OverviewReply, OverviewRequest, Revoke, RouterCommand, RouterReport, WakeReply,
+        WakeRequest, Welcome,
+        overview_server::{Overview, OverviewServer},
         router_command::Command,
         router_report::Report,
         routers_server::{Routers, RoutersServer},
@@ -33,6 +39,7 @@ use super::soon;
 pub(super) struct Fake {
     pub(super) wakes: mpsc::UnboundedReceiver<Wake>,
     pub(super) sessions: mpsc::UnboundedReceiver<Session>,
+    pub(super) fleet: Arc<Mutex<Whole>>,
     process: Process,
     /// Connections that it has not taken.
     held: Option<Hung>,
@@ -56,6 +63,14 @@ impl Drop for Process {
             runtime.shutdown_background();
         }
     }
+}
+
+/// What it says of the fleet.
+#[derive(Default)]
+pub(super) struct Whole {
+    pub(super) reply: OverviewReply,
+    /// So often it was asked.
+    pub(super) asked: u32,
 }
 
 /// A wake that waits for its reply.
@@ -201,13 +216,16 @@ impl Fake {
         let (wakes_sender, wakes) = mpsc::unbounded_channel();
         let (sessions_sender, sessions) = mpsc::unbounded_channel();
         let service = Service { wakes: wakes_sender, sessions: sessions_sender };
+        let fleet: Arc<Mutex<Whole>> = Arc::default();
+        let overview = OverviewServer::new(Told(Arc::clone(&fleet)));
         let mut server = JoinSet::new();
         task::spawn(&mut server, "fake control plane", async move {
-            let server = Server::builder().add_service(RoutersServer::new(service));
+            let server =
+                Server::builder().add_service(RoutersServer::new(service)).add_service(overview);
             server.serve_with_incoming(incoming).await.expect("a server");
         });
         let process = Process { _server: server, runtime: None };
-        Self { wakes, sessions, process, held: None }
+        Self { wakes, sessions, fleet, process, held: None }
     }
 
     pub(super) async fn wake(&mut self) -> Wake {
@@ -230,6 +248,17 @@ impl Fake {
 struct Service {
     wakes: mpsc::UnboundedSender<Wake>,
     sessions: mpsc::UnboundedSender<Session>,
+}
+
+struct Told(Arc<Mutex<Whole>>);
+
+#[tonic::async_trait]
+impl Overview for Told {
+    async fn get(&self, _: Request<OverviewRequest>) -> Result<Response<OverviewReply>, Status> {
+        let mut whole = self.0.lock().expect("not poisoned");
+        whole.asked += 1;
+        Ok(Response::new(whole.reply.clone()))
+    }
 }
 
 #[tonic::async_trait]
