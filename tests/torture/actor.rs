@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use reveille_api::proto::{self, suspend_reply::Outcome};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::{
-    agent::{Client, NODE, inventory, told},
+    agent::{Agent, Client, NODE, inventory, told},
     harness::{
         client::{self, Answer, Count},
         repository,
@@ -36,6 +36,8 @@ struct Memory {
 pub(crate) struct Actor {
     number: usize,
     pub(crate) places: Places,
+    /// Of its template.
+    rootfs: Value,
     /// The highest one that was asked for.
     epoch: u64,
     /// Of revokes, as the control plane counts them.
@@ -69,11 +71,18 @@ pub(crate) struct Hit {
 }
 
 impl Actor {
-    pub(crate) fn new(number: usize, data: std::path::PathBuf, store: std::path::PathBuf) -> Self {
+    /// Every second one is of CRIU, and two of four run from an image.
+    pub(crate) fn new(number: usize, agent: &Agent) -> Self {
+        let (data, store) = (agent.data(), agent.store());
+        let rootfs = match number / 2 % 2 {
+            0 => json!({ "directory": repository().join(".deps/rootfs/counter") }),
+            _ => json!({ "ociLayout": agent.layout.dir }),
+        };
         let (namespace, name) = (NAMESPACE.into(), format!("a{number}"));
         let places = Places { data, store, namespace, name, snapshot: String::new() };
         let (epoch, term, made) = (0, 0, 0);
-        Self { number, places, epoch, term, made, memory: None, last: None, endpoint: None }
+        let (memory, last, endpoint) = Default::default();
+        Self { number, places, rootfs, epoch, term, made, memory, last, endpoint }
     }
 
     pub(crate) fn is_criu(&self) -> bool {
@@ -92,7 +101,7 @@ impl Actor {
     fn activation(&self, epoch: u64, snapshot: &str) -> proto::ActivateRequest {
         let template = json!({
             "runtime": if self.is_criu() { "criu" } else { "gvisor" },
-            "rootfs": { "directory": repository().join(".deps/rootfs/counter") },
+            "rootfs": self.rootfs,
             "command": ["/counter"],
             "port": 8080,
             "readiness": { "httpGet": { "path": "/healthz" }, "timeout": "30s" },

@@ -23,6 +23,7 @@ use crate::{
         leaks::{self, names},
         processes, repository,
     },
+    oci::{Layout, archive},
     plan::{ACTORS, Victim},
     step::Places,
 };
@@ -38,6 +39,8 @@ pub(crate) type Client = NodeAgentClient<Channel>;
 /// A `reveille node`, now or again.
 pub(crate) struct Agent {
     pub(crate) dir: TempDir,
+    /// The counter as an image.
+    pub(crate) layout: Layout,
     range: String,
     child: Option<Child>,
 }
@@ -46,7 +49,10 @@ impl Agent {
     /// On a directory of its own; not started yet.
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("rvt").tempdir().expect("a temporary directory");
-        Self { dir, range: free_range(), child: None }
+        let rootfs = archive(&repository().join(".deps/rootfs/counter"));
+        let execution = serde_json::json!({});
+        let layout = Layout::new(&dir.path().join("layout"), &[rootfs], execution);
+        Self { dir, layout, range: free_range(), child: None }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -88,6 +94,8 @@ impl Agent {
             .arg(self.data())
             .arg("--allow-rootfs")
             .arg(rootfs)
+            .arg("--allow-rootfs")
+            .arg(&self.layout.dir)
             .arg("--runsc")
             .arg(bin("runsc"))
             .arg("--criu")

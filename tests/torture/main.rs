@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A real `reveille node` with both runtimes and a store; the test plays the control plane, and is all that remembers. Each
-//! actor is a counter, whose nonce and count live in its memory only. What may be found after a kill is in [`judge`], which is pure
+//! actor is a counter, of a directory or of an image, whose nonce and count live in its memory only. What may be found after a kill is in [`judge`], which is pure
 //! and has tests of its own; [`step`] has the points that can be seen from outside and that kills are aimed at. After each round every
 //! actor is woken, must have the old state or the new, goes to sleep again, and then nothing may be left over.
 //!
@@ -20,6 +20,9 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+
+#[path = "../../node/tests/node/oci.rs"]
+mod oci;
 
 mod actor;
 mod agent;

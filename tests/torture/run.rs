@@ -65,8 +65,7 @@ impl Torture {
         let mut agent = Agent::new();
         let started = agent.start().await;
         started.unwrap_or_else(|why| panic!("{why}\n{}", agent.log_tail()));
-        let (data, store) = (agent.data(), agent.store());
-        let actors = (0..ACTORS).map(|n| Actor::new(n, data.clone(), store.clone())).collect();
+        let actors = (0..ACTORS).map(|number| Actor::new(number, &agent)).collect();
         let (usual, found, restarts) = Default::default();
         Self { agent, actors, usual, found, restarts }
     }
