@@ -3,6 +3,7 @@
 mod actor;
 pub(crate) mod apply;
 mod certs;
+pub(crate) mod cluster_dns;
 mod completion;
 mod describe;
 mod events;
@@ -90,7 +91,7 @@ impl Command {
             Self::Doctor(args) => client(args.run()),
             Self::Certs(args) => args.run(),
             Self::Router(args) => args.run(),
-            Self::Dns(args) => roles::run(*args),
+            Self::Dns(args) => args.run(),
             Self::Controlplane(args) => roles::run(*args),
             Self::Node(args) => roles::run(*args),
             Self::Envoy(args) => roles::run(*args),
@@ -100,7 +101,7 @@ impl Command {
 }
 
 /// Runs a client verb on this thread.
-fn client(verb: impl Future<Output = Result>) -> Result {
+pub(crate) fn client(verb: impl Future<Output = Result>) -> Result {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

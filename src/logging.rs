@@ -7,9 +7,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Error, Result};
 
-/// Libraries that tell every request at INFO.
-const QUIET: &str = "hickory_server=warn";
-
 /// How a role logs.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -41,7 +38,7 @@ impl Format {
 impl Args {
     /// Sends the log of this process to stderr.
     pub(crate) fn start(&self) -> Result {
-        let filter = EnvFilter::try_new(format!("{QUIET},{}", self.log)).map_err(|error| {
+        let filter = EnvFilter::try_new(&self.log).map_err(|error| {
             Error::usage(format!("--log {:?}: {error}: write a level such as info", self.log))
         })?;
         // A reader of stderr that has gone must not end a role.

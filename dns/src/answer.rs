@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hickory_server::proto::{
+use hickory_proto::{
     ProtoError,
     op::{Query, ResponseCode},
     rr::{
@@ -21,7 +21,7 @@ const EXPIRE: i32 = 86_400;
 
 /// The data of the zone.
 #[derive(Clone, Debug)]
-pub struct Records {
+pub(crate) struct Records {
     zone: Name,
     name_server: Name,
     hostmaster: Name,
@@ -70,22 +70,22 @@ impl Addresses {
 
 /// A reply without its header.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// NOERROR, NXDOMAIN or REFUSED.
-    pub code: ResponseCode,
+pub(crate) struct Answer {
+    /// NOERROR, NXDOMAIN, REFUSED, or SERVFAIL while no front is known.
+    pub(crate) code: ResponseCode,
     /// True for names of the zone.
-    pub authoritative: bool,
+    pub(crate) authoritative: bool,
     /// The answer section.
-    pub answers: Vec<Record>,
+    pub(crate) answers: Vec<Record>,
     /// The SOA, when there is nothing to answer.
-    pub soa: Option<Record>,
+    pub(crate) soa: Option<Record>,
     /// Addresses of the name server, with an NS answer.
-    pub additionals: Vec<Record>,
+    pub(crate) additionals: Vec<Record>,
 }
 
 impl Records {
     /// Data of the zone. `serial` goes into the SOA and must grow with every change.
-    pub fn new(
+    pub(crate) fn new(
         zone: &Zone,
         fronts: &[IpAddr],
         name_server: &[IpAddr],
@@ -104,9 +104,19 @@ impl Records {
         })
     }
 
+    /// How many addresses the fronts have, of IPv4 and of IPv6.
+    pub(crate) fn fronts(&self) -> (usize, usize) {
+        (self.fronts.v4.len(), self.fronts.v6.len())
+    }
+
+    /// Whether these are the fronts already.
+    pub(crate) fn has_fronts(&self, fronts: &[IpAddr]) -> bool {
+        self.fronts == fronts.iter().copied().collect()
+    }
+
     /// The same zone with other fronts and the next serial.
     #[must_use]
-    pub fn with_fronts(&self, fronts: &[IpAddr]) -> Self {
+    pub(crate) fn with_fronts(&self, fronts: &[IpAddr]) -> Self {
         Self {
             fronts: fronts.iter().copied().collect(),
             serial: self.serial.wrapping_add(1),
@@ -114,8 +124,8 @@ impl Records {
         }
     }
 
-    /// Answers one question.
-    pub fn answer(&self, query: &Query) -> Answer {
+    /// Answers one question. The addresses begin with another one each `turn`.
+    pub(crate) fn answer(&self, query: &Query, turn: usize) -> Answer {
         let name = &query.name;
         let transfer = matches!(query.query_type, RecordType::AXFR | RecordType::IXFR);
         if query.query_class != DNSClass::IN || transfer || !self.zone.zone_of(name) {
@@ -126,11 +136,16 @@ impl Records {
             Place::Apex => self.apex_rdata(query.query_type),
             Place::NameServer => self.name_server_addresses().rdata(query.query_type),
             Place::Namespace => Vec::new(),
+            // That there is none would be remembered; that we cannot tell yet is asked again.
+            Place::Actor if self.fronts.is_empty() => return Answer::failure(),
             Place::Actor => self.fronts.rdata(query.query_type),
         };
         if found.is_empty() {
             return self.nothing(name, ResponseCode::NoError);
         }
+        let mut found = found;
+        let first = turn % found.len();
+        found.rotate_left(first);
         // With the letter case of the question (0x20).
         let records = |name: &Name, data: Vec<RData>| -> Vec<Record> {
             data.into_iter().map(|data| Record::from_rdata(name.clone(), self.ttl, data)).collect()
@@ -217,8 +232,12 @@ impl Answer {
     }
 
     /// Not for us.
-    pub fn refused() -> Self {
+    pub(crate) fn refused() -> Self {
         Self { code: ResponseCode::Refused, ..Self::empty(false) }
+    }
+
+    fn failure() -> Self {
+        Self { code: ResponseCode::ServFail, ..Self::empty(true) }
     }
 }
 

@@ -1,43 +1,91 @@
 //! Binds the sockets and runs the server.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    num::NonZero,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use hickory_server::{Server, net::NetError, proto::ProtoError};
-use reveille_api::Zone;
-use tokio::net::{TcpListener, UdpSocket};
+use hickory_proto::ProtoError;
+use prometheus_client::registry::Registry;
+use reveille_api::{Zone, task};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::{JoinError, JoinSet},
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::{answer::Records, handler::Handler};
+use crate::{
+    answer::Records,
+    certificate,
+    fronts::{self, Follow, Fronts, Source},
+    kubernetes,
+    limit::RateLimit,
+    metrics::Metrics,
+    query_log,
+    shared::Shared,
+    status, stream, udp,
+};
 
-/// A TCP client that asks nothing for so long is cut off.
-const TCP_IDLE: Duration = Duration::from_secs(5);
-/// Replies that may wait for a slow TCP client.
-const TCP_REPLIES: usize = 32;
 /// Ports tried for one that is free for both protocols, when the kernel chooses.
 const PORT_TRIES: usize = 8;
+/// What connections get to end in once they were told to.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What the server is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Addresses to listen on, each for UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// DNS over TLS.
+    pub tls: Option<Tls>,
     /// The zone to answer for.
     pub zone: Zone,
-    /// Addresses of the Envoy front, IPv4 and IPv6.
-    pub fronts: Vec<IpAddr>,
+    /// Where the addresses of the Envoy front come from.
+    pub fronts: Source,
     /// How long resolvers may keep an answer.
     pub ttl: Duration,
+    /// Replies a second over UDP to each /24 or /56; no limit when there is none.
+    pub rate_limit: Option<NonZero<u32>>,
+    /// Probes and metrics.
+    pub status: Option<SocketAddr>,
+    /// Where every question is written down; [`crate::STDOUT`] is standard output.
+    pub query_log: Option<PathBuf>,
+}
+
+/// DNS over TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Where.
+    pub listen: Vec<SocketAddr>,
+    /// Its certificate, which is read again when it changes.
+    pub files: certificate::Files,
 }
 
 impl Config {
     /// Default of [`Config::ttl`]: short, so that a changed front is soon seen.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(5);
+
+    /// One address and one zone, and the defaults.
+    pub fn new(listen: SocketAddr, zone: Zone, fronts: Source) -> Self {
+        Self {
+            listen: vec![listen],
+            tls: None,
+            zone,
+            fronts,
+            ttl: Self::DEFAULT_TTL,
+            rate_limit: None,
+            status: None,
+            query_log: None,
+        }
+    }
 }
 
 /// Why the server cannot start.
@@ -54,6 +102,12 @@ pub enum BuildError {
         /// What the limit is.
         source: ProtoError,
     },
+    /// Actors' names would have no address.
+    #[error("{0} addresses of the front are given; there must be 1 to {most}", most = fronts::MOST)]
+    Fronts(usize),
+    /// Nobody can tell the front's addresses.
+    #[error(transparent)]
+    Kubernetes(#[from] kubernetes::Error),
     /// An address cannot be bound.
     #[error("cannot listen for DNS on {address}")]
     Listen {
@@ -62,89 +116,188 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The address of the metrics cannot be bound.
+    #[error("cannot listen on {address} for metrics")]
+    Status {
+        /// As configured.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no certificate for DNS over TLS.
+    #[error(transparent)]
+    Certificate(#[from] certificate::Error),
+    /// The query log cannot be opened.
+    #[error("cannot write the query log {}", path.display())]
+    QueryLog {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Why the server ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A socket broke.
-    #[error("a DNS socket broke")]
-    Socket(#[source] NetError),
-    /// Every socket was closed.
-    #[error("the DNS sockets were closed")]
-    Closed,
+    /// A part that never ends did.
+    #[error("a part of the DNS server failed")]
+    Task(#[from] JoinError),
+    /// The metrics' listener has ended.
+    #[error("the metrics server has ended")]
+    Status(#[source] io::Error),
 }
 
-/// Replaces the addresses of the front while the server runs.
-#[derive(Clone)]
-pub struct Fronts(Arc<ArcSwap<Records>>);
-
-impl Fronts {
-    /// Answers from now on with these addresses.
-    pub fn set(&self, fronts: &[IpAddr]) {
-        self.0.rcu(|records| records.with_fronts(fronts));
-    }
+/// Where a server listens, with the ports the kernel chose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addrs {
+    /// UDP and TCP, in the order of [`Config::listen`].
+    pub dns: Vec<SocketAddr>,
+    /// DNS over TLS.
+    pub tls: Vec<SocketAddr>,
+    /// Probes and metrics.
+    pub status: Option<SocketAddr>,
 }
 
 /// A server that listens.
 pub struct App {
-    server: Server<Handler>,
-    addrs: Vec<SocketAddr>,
-    fronts: Fronts,
+    shared: Arc<Shared>,
+    follow: Follow,
+    registry: Registry,
+    addrs: Addrs,
+    udp: Vec<UdpSocket>,
+    streams: Vec<(TcpListener, Option<TlsAcceptor>)>,
+    status: Option<TcpListener>,
+    query_log: Option<query_log::Writer>,
 }
 
 impl Config {
-    /// Binds every address.
+    /// Checks everything and binds every address.
     pub async fn build(self) -> Result<App, BuildError> {
         if self.listen.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        let mut sockets = Vec::new();
-        for address in &self.listen {
-            let bound = bind(*address).await;
-            sockets.push(bound.map_err(|source| BuildError::Listen { address: *address, source })?);
+        let given = matches!(self.fronts, Source::Given(_));
+        let (first, follow) = self.fronts.clone().open().await?;
+        if given && !(1..=fronts::MOST).contains(&first.len()) {
+            return Err(BuildError::Fronts(first.len()));
         }
+        let records = self.records(&first)?;
+        let mut addrs = Addrs { dns: Vec::new(), tls: Vec::new(), status: None };
+        let (mut udp, mut streams) = (Vec::new(), Vec::new());
+        for &address in &self.listen {
+            let failed = |source| BuildError::Listen { address, source };
+            let (bound, datagrams, listener) = bind(address).await.map_err(failed)?;
+            addrs.dns.push(bound);
+            udp.push(datagrams);
+            streams.push((listener, None));
+        }
+        if let Some(Tls { listen, files }) = self.tls {
+            let acceptor = TlsAcceptor::from(Arc::new(files.server()?));
+            for address in listen {
+                let failed = |source| BuildError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                addrs.tls.push(listener.local_addr().map_err(failed)?);
+                streams.push((listener, Some(acceptor.clone())));
+            }
+        }
+        let mut status = None;
+        if let Some(address) = self.status {
+            let failed = |source| BuildError::Status { address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            addrs.status = Some(listener.local_addr().map_err(failed)?);
+            status = Some(listener);
+        }
+        let (mut log, mut writer) = (None, None);
+        if let Some(path) = self.query_log {
+            let opened = query_log::open(&path).await;
+            let (sender, receiver) =
+                opened.map_err(|source| BuildError::QueryLog { path, source })?;
+            (log, writer) = (Some(sender), Some(receiver));
+        }
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        metrics.set_fronts(records.fronts());
+        let start = Instant::now();
+        let shared = Arc::new(Shared {
+            records: Arc::new(ArcSwap::from_pointee(records)),
+            limit: self.rate_limit.map(|rate| RateLimit::new(rate, start)),
+            connections: stream::Connections::default(),
+            turn: AtomicUsize::new(0),
+            metrics,
+            query_log: log,
+        });
+        Ok(App { shared, follow, registry, addrs, udp, streams, status, query_log: writer })
+    }
+
+    fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
         let own: Vec<IpAddr> =
             self.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect();
         let ttl = u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX);
-        let records = Records::new(&self.zone, &self.fronts, &own, ttl, unix_seconds())
-            .map_err(|source| BuildError::Domain { domain: self.zone.to_string(), source })?;
-        let records = Arc::new(ArcSwap::from_pointee(records));
-
-        let mut server = Server::new(Handler(Arc::clone(&records)));
-        let mut addrs = Vec::new();
-        for (address, udp, tcp) in sockets {
-            server.register_socket(udp);
-            server.register_listener(tcp, TCP_IDLE, TCP_REPLIES);
-            addrs.push(address);
-        }
-        Ok(App { server, addrs, fronts: Fronts(records) })
+        Records::new(&self.zone, fronts, &own, ttl, unix_seconds())
+            .map_err(|source| BuildError::Domain { domain: self.zone.to_string(), source })
     }
 }
 
 impl App {
-    /// The addresses really bound, each for UDP and TCP, in the order of [`Config::listen`].
-    pub fn addrs(&self) -> &[SocketAddr] {
+    /// The addresses really bound.
+    pub fn addrs(&self) -> &Addrs {
         &self.addrs
     }
 
     /// A handle to change the fronts with.
     pub fn fronts(&self) -> Fronts {
-        self.fronts.clone()
+        Fronts(Arc::clone(&self.shared))
     }
 
     /// Serves until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         tracing::info!(addresses = ?self.addrs, "dns serves");
-        tokio::select! {
-            ended = self.server.block_until_done() => match ended {
-                Ok(()) => Err(Error::Closed),
-                Err(error) => Err(Error::Socket(error)),
-            },
-            () = shutdown.cancelled() => {
-                self.server.shutdown_gracefully().await.map_err(Error::Socket)
-            }
+        let fronts = self.fronts();
+        let Self { shared, follow, registry, udp, streams, status, query_log, .. } = self;
+        let mut parts: JoinSet<Result<Infallible, Error>> = JoinSet::new();
+        for socket in udp {
+            let shared = Arc::clone(&shared);
+            task::spawn(&mut parts, "dns udp", async { Ok(udp::serve(socket, shared).await) });
         }
+        let ending = CancellationToken::new();
+        for (listener, tls) in streams {
+            let serve = stream::serve(listener, tls, Arc::clone(&shared));
+            task::spawn(&mut parts, "dns streams", async { Ok(serve.await) });
+        }
+        task::spawn(&mut parts, "dns fronts", async { Ok(follow.run(fronts).await) });
+        let mut servers = JoinSet::new();
+        if let Some(listener) = status {
+            let (shared, leaving) = (Arc::clone(&shared), shutdown.clone());
+            let serve = status::serve(listener, shared, registry, leaving, ending.clone());
+            task::spawn(&mut servers, "dns status", serve);
+        }
+        let mut log = JoinSet::new();
+        if let Some(writer) = query_log {
+            task::spawn(&mut log, "dns query log", writer.run());
+        }
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = parts.join_next() => match ended {
+                Ok(Ok(never)) => match never {},
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(error.into()),
+            },
+            Some(ended) = servers.join_next() => match ended {
+                Ok(ended) => ended.map_err(Error::Status),
+                Err(error) => Err(error.into()),
+            },
+        };
+        ending.cancel();
+        parts.shutdown().await;
+        // With its last sender the log ends, after its last line.
+        drop(shared);
+        let finish = async {
+            while servers.join_next().await.is_some() {}
+            while log.join_next().await.is_some() {}
+        };
+        let _ = timeout(GRACE, finish).await;
+        ended
     }
 }
 

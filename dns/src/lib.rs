@@ -1,9 +1,10 @@
 //! Authoritative DNS for the actor zone: every actor's name is the address of the Envoy front.
 //!
 //! ```text
-//!  query ──▶ [`handler`] ──▶ [`answer`] (pure) ──▶ reply
-//!                               ▲
-//!                          [`Records`]: the zone's data, replaced as a whole by [`Fronts::set`]
+//!  datagram ─▶ [`udp`] ─▶ [`limit`] ─┐
+//!  TCP, TLS ─▶ [`stream`] ───────────┴─▶ [`message`] ─▶ [`answer`] (pure) ─▶ reply
+//!                                                         ▲
+//!                    [`fronts`] ── replaces as a whole ── [`Records`]: the zone's data
 //! ```
 //!
 //! | name asked for              | answer                                                            |
@@ -18,11 +19,28 @@
 //! A name is answered whether or not there is such an actor: the router says 404, and a new actor is reachable at
 //! once. Transfers are refused, `ANY` gets one RRset (RFC 8482), letter case comes back as it was asked (0x20).
 //!
-//! Not here: forwarding, DNSSEC, where the fronts' addresses come from ([`Fronts`] takes them).
+//! Messages are read and written by `hickory-proto`. The sockets are our own: `hickory-server` starts a task for each
+//! datagram without a bound, sets connections none, and replies to what it cannot read, replies among it, before anybody
+//! can limit that.
+//!
+//! [`cluster`] makes a Kubernetes cluster's own DNS ask us. Not here: forwarding, DNSSEC.
 
-pub mod answer;
+mod answer;
 mod app;
-mod handler;
+pub mod certificate;
+pub mod cluster;
+mod fronts;
+mod kubernetes;
+mod limit;
+mod message;
+mod metrics;
+mod query_log;
+mod shared;
+mod status;
+mod stream;
+mod udp;
 
-pub use answer::Records;
-pub use app::{App, BuildError, Config, Error, Fronts};
+pub use app::{Addrs, App, BuildError, Config, Error, Tls};
+pub use fronts::{Fronts, Source};
+pub use kubernetes::{InvalidServiceName, ServiceName};
+pub use query_log::STDOUT;

@@ -2,38 +2,101 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    num::NonZero,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
+use clap::Subcommand;
 use reveille_api::Zone;
+use reveille_dns::{ServiceName, Source, Tls, certificate::Files};
 
 use super::{Common, Role, Stop, role_error};
-use crate::error::Result;
+use crate::{
+    cli::cluster_dns,
+    error::{Error, Result},
+};
 
 const EXAMPLES: &str = "\
-Example:
+Examples:
   reveille dns --listen 127.0.0.1:8053 --domain actors.localhost --front 127.0.0.1
-  dig @127.0.0.1 -p 8053 counter.demo.actors.localhost";
+  dig @127.0.0.1 -p 8053 counter.demo.actors.localhost
+  reveille dns --listen 0.0.0.0:53 --front-service reveille-system/envoy --status 0.0.0.0:8085
+  reveille dns --front 192.0.2.1 --dot 0.0.0.0:853 --dot-cert dns.pem --dot-key dns.key
+  reveille dns install --dry-run                make a cluster's own DNS ask this one: see its --help";
 
-/// Run the authoritative DNS server of the actor zone
+/// Run the authoritative DNS server of the actor zone; or make a cluster's own DNS ask it
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Address to listen on, UDP and TCP; may be given more than once
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',', default_value = "127.0.0.1:8053")]
     listen: Vec<SocketAddr>,
+    /// Address for DNS over TLS; may be given more than once
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',', requires_all = ["dot_cert", "dot_key"])]
+    dot: Vec<SocketAddr>,
+    /// Certificate for --dot, with those that it needs; PEM, read again when it changes
+    #[arg(long, value_name = "FILE", requires = "dot")]
+    dot_cert: Option<PathBuf>,
+    /// Private key of --dot-cert; PEM
+    #[arg(long, value_name = "FILE", requires = "dot")]
+    dot_key: Option<PathBuf>,
     /// Domain of the actors
     #[arg(long, value_name = "DOMAIN", default_value = "actors.internal")]
     domain: Zone,
     /// Address of the Envoy front, IPv4 or IPv6; may be given more than once
     #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
     front: Vec<IpAddr>,
+    /// File with the addresses of the front, one in a line; what changes in it is answered within a second
+    #[arg(long, value_name = "FILE", conflicts_with = "front")]
+    front_file: Option<PathBuf>,
+    /// Kubernetes Service that is the front: its load balancer's addresses, or else its cluster IPs; watched
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["front", "front_file"])]
+    front_service: Option<ServiceName>,
     /// How long resolvers may keep an answer
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     ttl: Duration,
+    /// Replies a second over UDP to one network (/24, /56); above, a client is told to come by TCP; 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    rate_limit: u32,
+    /// Where probes and metrics are served
+    #[arg(long, value_name = "IP:PORT")]
+    status: Option<SocketAddr>,
+    /// File for a line of JSON about each question; - is standard output
+    #[arg(long, value_name = "FILE")]
+    query_log: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Install(cluster_dns::Install),
+    Uninstall(cluster_dns::Uninstall),
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result {
+        match self.command {
+            None => super::run(self),
+            Some(Command::Install(install)) => crate::cli::client(install.run()),
+            Some(Command::Uninstall(uninstall)) => crate::cli::client(uninstall.run()),
+        }
+    }
+
+    /// From the config file each of them may come alone.
+    fn tls(&self) -> Result<Option<Tls>> {
+        match (self.dot.as_slice(), &self.dot_cert, &self.dot_key) {
+            ([], None, None) => Ok(None),
+            ([_, ..], Some(certificate), Some(key)) => {
+                let files = Files { certificate: certificate.clone(), key: key.clone() };
+                Ok(Some(Tls { listen: self.dot.clone(), files }))
+            }
+            _ => Err(Error::usage("--dot, --dot-cert and --dot-key: give all three or none")),
+        }
+    }
 }
 
 impl Role for Args {
@@ -42,12 +105,29 @@ impl Role for Args {
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        Some(Vec::new())
+        let log = self.query_log.iter().filter(|path| *path != Path::new(reveille_dns::STDOUT));
+        let files = [&self.dot_cert, &self.dot_key, &self.front_file];
+        Some(files.into_iter().flatten().chain(log).cloned().collect())
     }
 
     async fn serve(self, stop: Stop) -> Result {
-        let Self { listen, domain, front, ttl, .. } = self;
-        let config = reveille_dns::Config { listen, zone: domain, fronts: front, ttl };
+        let tls = self.tls()?;
+        let Self { listen, domain, front, front_file, front_service, ttl, .. } = self;
+        let fronts = match (front_service, front_file) {
+            (Some(service), _) => Source::Service(service),
+            (None, Some(file)) => Source::File(file),
+            (None, None) => Source::Given(front),
+        };
+        let config = reveille_dns::Config {
+            listen,
+            tls,
+            zone: domain,
+            fronts,
+            ttl,
+            rate_limit: NonZero::new(self.rate_limit),
+            status: self.status,
+            query_log: self.query_log,
+        };
         let wrong = role_error("dns");
         let app = config.build().await.map_err(|error| wrong(&error))?;
         app.run(stop.token).await.map_err(|error| wrong(&error))

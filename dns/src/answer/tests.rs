@@ -1,4 +1,4 @@
-use hickory_server::proto::rr::Name;
+use hickory_proto::rr::Name;
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn records() -> Records {
 fn ask(name: &str, kind: RecordType) -> Answer {
     // Label by label: the library's own reader refuses what a hostile client can send.
     let labels = name.split('.').filter(|label| !label.is_empty()).map(str::as_bytes);
-    records().answer(&Query::query(Name::from_labels(labels).unwrap(), kind))
+    records().answer(&Query::query(Name::from_labels(labels).unwrap(), kind), 0)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn outside_the_zone_and_transfers_are_refused() {
     }
     let mut chaos = Query::query(Name::from_ascii("actors.localhost.").unwrap(), RecordType::A);
     chaos.set_query_class(DNSClass::CH);
-    assert_eq!(records().answer(&chaos), Answer::refused());
+    assert_eq!(records().answer(&chaos, 0), Answer::refused());
 }
 
 #[test]
@@ -102,8 +102,29 @@ fn any_gets_one_rrset() {
 fn other_fronts_come_with_the_next_serial() {
     let other = records().with_fronts(&["::1".parse().unwrap()]);
     let name = Name::from_ascii("counter.demo.actors.localhost.").unwrap();
-    let aaaa = other.answer(&Query::query(name.clone(), RecordType::AAAA));
+    let aaaa = other.answer(&Query::query(name.clone(), RecordType::AAAA), 0);
     assert_eq!(aaaa.answers[0].data.to_string(), "::1");
-    let soa = other.answer(&Query::query(name, RecordType::A)).soa.unwrap();
+    let soa = other.answer(&Query::query(name, RecordType::A), 0).soa.unwrap();
     assert!(matches!(&soa.data, RData::SOA(soa) if soa.serial == 8));
+}
+
+#[test]
+fn each_answer_begins_with_another_front() {
+    let name = Name::from_ascii("counter.demo.actors.localhost.").unwrap();
+    let query = Query::query(name, RecordType::A);
+    let first = |turn| records().answer(&query, turn).answers[0].data.to_string();
+    assert_eq!([first(0), first(1), first(2)], ["127.0.0.1", "127.0.0.2", "127.0.0.1"]);
+    assert_eq!(records().answer(&query, 1).answers.len(), 2);
+}
+
+#[test]
+fn without_a_front_an_actor_is_not_told_to_have_none() {
+    let zone = "actors.localhost".parse().unwrap();
+    let records = Records::new(&zone, &[], &[], 5, 7).unwrap();
+    let name = Name::from_ascii("counter.demo.actors.localhost.").unwrap();
+    for kind in [RecordType::A, RecordType::AAAA, RecordType::TXT] {
+        let answer = records.answer(&Query::query(name.clone(), kind), 0);
+        assert_eq!(answer.code, ResponseCode::ServFail);
+        assert!(answer.answers.is_empty() && answer.soa.is_none());
+    }
 }

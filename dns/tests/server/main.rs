@@ -1,0 +1,9 @@
+//! The server, asked over real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod answers;
+mod fronts;
+mod limits;
+mod rig;
+mod tls;
