@@ -8,7 +8,7 @@ use std::{
 use reveille_api::{
     manifest::DEFAULT_NAMESPACE,
     net::{Address, Expected, Role, Transport},
-    proto::{self, control_client::ControlClient},
+    proto::{self, control_client::ControlClient, overview_client::OverviewClient},
 };
 use tonic::{
     Code, Request, Status,
@@ -25,8 +25,11 @@ use crate::{
 /// Where `up` keeps everything unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/reveille";
 
+type Service = InterceptedService<Channel, Bearer>;
 /// A connected client.
-pub(crate) type Control = ControlClient<InterceptedService<Channel, Bearer>>;
+pub(crate) type Control = ControlClient<Service>;
+/// A connected client of what goes on.
+pub(crate) type Overview = OverviewClient<Service>;
 
 /// How the control plane is reached.
 #[derive(clap::Args, Clone, Debug)]
@@ -85,6 +88,15 @@ impl Args {
 
     /// Connects; says so when nothing answers.
     pub(crate) async fn connect(&self) -> Result<Control> {
+        Ok(ControlClient::new(self.service().await?))
+    }
+
+    /// The same, to see what goes on.
+    pub(crate) async fn overview(&self) -> Result<Overview> {
+        Ok(OverviewClient::new(self.service().await?))
+    }
+
+    async fn service(&self) -> Result<Service> {
         let address = self.address();
         let transport = match address.is_unix() {
             true => Transport::unix(),
@@ -113,7 +125,7 @@ impl Args {
             true => address.channel(),
             false => transport.channel(&address, server()).map_err(Error::usage)?,
         };
-        Ok(ControlClient::with_interceptor(channel, bearer))
+        Ok(InterceptedService::new(channel, bearer))
     }
 
     fn token(&self) -> Result<Option<MetadataValue<Ascii>>> {

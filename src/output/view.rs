@@ -3,6 +3,7 @@
 mod actor;
 mod explanation;
 mod machine;
+mod overview;
 mod template;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 pub(crate) use actor::{ActorView, EventView, SnapshotView};
 pub(crate) use explanation::ExplanationView;
 pub(crate) use machine::{NodeView, RouterView, WorkerView};
+pub(crate) use overview::{Active, OverviewView, Wake};
 pub(crate) use template::{PoolView, TemplateView};
 
 /// An empty field of a message is one that is not there.

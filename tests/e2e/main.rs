@@ -32,6 +32,7 @@ mod story;
 mod suspend;
 mod timing;
 mod tls;
+mod top;
 mod traffic;
 
 /// The host of actor `counter` in namespace `demo`, which most tests use.

@@ -88,7 +88,7 @@ async fn the_status_page_shows_a_wake_while_it_happens_on_a_desk_and_on_a_phone(
         page.shows("#tiles", "1/1").await;
         page.shows("#actors", "Waking 1").await;
         page.shows("#parking", "1 of ").await;
-        page.shows("#envoys", "all accepted").await;
+        page.shows("#envoys", "listener").await;
         page.shows("#active", "demo/holder").await;
     }
     looks_right(&desk, "statusz-desk.png").await;

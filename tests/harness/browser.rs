@@ -210,7 +210,7 @@ impl Page {
 
     /// Text of the first element that matches.
     pub async fn text(&self, selector: &str) -> String {
-        let text = self.eval(&format!("document.querySelector({selector:?})?.innerText")).await;
+        let text = self.eval(&format!("document.querySelector({selector:?})?.textContent")).await;
         text.as_str().unwrap_or_default().to_owned()
     }
 

@@ -265,12 +265,11 @@ fn requests(page: &mut String, view: &View) {
     let rows = view.requests.iter().map(|request| {
         [
             format!("{} ago", age(request.age_ms)).into(),
-            request.actor.clone().unwrap_or_else(|| "–".to_owned()).into(),
+            subject(request),
             outcome(request),
             request.times.into(),
             micros(request.held_us).into(),
             timing(request),
-            request.request_id.clone().unwrap_or_default().into(),
         ]
     });
     let columns = [
@@ -279,8 +278,7 @@ fn requests(page: &mut String, view: &View) {
         ("reason", "nowrap"),
         ("alike", "num wide"),
         ("waited", "num"),
-        ("of that", "nowrap"),
-        ("request id", "name wide"),
+        ("of that", "wide"),
     ];
     table(page, "requests", columns, rows, "None yet.");
     page.push_str(
@@ -288,6 +286,15 @@ fn requests(page: &mut String, view: &View) {
          Envoy alone sees, as a connection that breaks later: its access log has that. Alike ones that follow closely are one \
          line, with the times of the one that waited longest.</p>",
     );
+}
+
+/// Who it was for, and what Envoy calls it.
+fn subject(request: &Request) -> Cell {
+    let mut html = escape(request.actor.as_deref().unwrap_or("–")).into_owned();
+    if let Some(id) = &request.request_id {
+        let _ = write!(html, "<br><small class=\"wide\">{}</small>", escape(id));
+    }
+    Cell::Html(html)
 }
 
 fn outcome(request: &Request) -> Cell {
@@ -309,7 +316,7 @@ fn timing(request: &Request) -> Cell {
     bar(&mut html, "thin", parts.map(|(colour, (_, us))| (colour, us)));
     let told = parts.into_iter().filter(|(_, (_, us))| *us >= 100);
     let told: Vec<_> = told.map(|(_, (name, us))| format!("{name} {}", micros(us))).collect();
-    let _ = write!(html, " <span class=\"wide\">{}</span>", told.join(", "));
+    let _ = write!(html, " {}", told.join(", "));
     Cell::Html(html)
 }
 
@@ -326,7 +333,7 @@ fn active(page: &mut String, view: &View) {
     };
     title(page, "active", "Busiest actors", &more);
     let rows = known.active.iter().map(|actor| {
-        let idle = if actor.in_flight > 0 { String::new() } else { age(actor.idle_ms) };
+        let idle = actor.idle_ms.map(age).unwrap_or_default();
         [
             actor.actor.clone().into(),
             actor.state.into(),
@@ -368,7 +375,7 @@ fn parking(page: &mut String, view: &View) {
         ("a wake may take", format!("{} at the most", age(limits.wake_ms))),
     ];
     let rows = facts.map(|(name, value)| [name.into(), value.into()]);
-    table(page, "parking", [("limit", "nowrap"), ("", "")], rows, "");
+    table(page, "parking", [("limit", "nowrap"), ("value", "")], rows, "");
 }
 
 fn revokes(page: &mut String, view: &View) {
@@ -393,7 +400,7 @@ fn envoys(page: &mut String, fleet: &ads::View) {
             let _ = write!(has, "{kind} <b>{}</b><br>", escape(&acked.version));
         }
         let nack = match &envoy.last_nack {
-            None => Cell::Html("<span class=\"good\">all accepted</span>".into()),
+            None => Cell::Html("<span class=\"good\">nothing</span>".into()),
             Some(nack) => Cell::Html(format!(
                 "<span class=\"bad\">refused {} {}, {} times</span><br>{}",
                 nack.kind,
@@ -414,8 +421,8 @@ fn envoys(page: &mut String, fleet: &ads::View) {
         ("node", "name"),
         ("version", "nowrap"),
         ("protocol", "wide nowrap"),
-        ("configuration", "nowrap"),
-        ("", ""),
+        ("configuration", "break"),
+        ("refused", "break"),
     ];
     table(page, "envoys", columns, rows, "No Envoy is connected.");
     let gone = fleet

@@ -61,7 +61,8 @@ pub(super) struct Active {
     pub(super) worker: String,
     pub(super) in_flight: u32,
     pub(super) requests_per_second: f64,
-    pub(super) idle_ms: u64,
+    /// Nothing while requests are in flight, and of one that was never used.
+    pub(super) idle_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,7 +152,8 @@ impl Known {
             worker: active.worker.clone(),
             in_flight: active.in_flight,
             requests_per_second: (active.rate * 10.0).round() / 10.0,
-            idle_ms: if active.in_flight > 0 { 0 } else { ago(active.last_active_unix_ms) },
+            idle_ms: (active.in_flight == 0 && active.last_active_unix_ms > 0)
+                .then(|| ago(active.last_active_unix_ms)),
         };
         let node = |node: &proto::Node| Node {
             name: node.name.clone(),

@@ -70,7 +70,7 @@ impl From<proto::Asked> for Asked {
 }
 
 /// A state by the design's word for it.
-fn state_name(state: ActorState) -> &'static str {
+pub(super) fn state_name(state: ActorState) -> &'static str {
     match state {
         ActorState::Unspecified => "Unknown",
         ActorState::Suspended => "Suspended",
