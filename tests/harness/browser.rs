@@ -113,13 +113,17 @@ impl Browser {
     pub async fn open(&self, status: SocketAddr, screen: Screen) -> Page {
         let (socket, _) = tokio_tungstenite::connect_async(&self.address).await.expect("DevTools");
         let mut page = Page::new(socket);
-        let target = page.ask("Target.createTarget", json!({ "url": "about:blank" })).await;
+        let target = page
+            .ask("Target.createTarget", json!({ "url": "about:blank", "newWindow": true }))
+            .await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = page.ask("Target.attachToTarget", attach).await;
         page.session = session["sessionId"].as_str().expect("a session").to_owned();
         for domain in ["Page", "Runtime", "Log", "Network"] {
             page.ask(&format!("{domain}.enable"), json!({})).await;
         }
+        // Also while another tab is in front of it.
+        page.ask("Emulation.setFocusEmulationEnabled", json!({ "enabled": true })).await;
         let Screen { width, height, phone, dark, script } = screen;
         let size =
             json!({ "width": width, "height": height, "mobile": phone, "deviceScaleFactor": 1 });

@@ -26,7 +26,7 @@ pub(super) fn policy() -> &'static str {
         let (style, script) = (hash(STYLE), hash(SCRIPT));
         format!(
             "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+             img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
     });
     &POLICY
