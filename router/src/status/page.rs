@@ -71,7 +71,7 @@ pub(super) fn render(view: &View) -> String {
          <a href=\"/metrics\">Metrics</a>, <a href=\"/readyz\">readiness</a>. \
          One actor: <code>reveille explain actor NAME</code>.</footer>",
     );
-    let _ = write!(page, "<script>{SCRIPT}</script></body></html>\n");
+    let _ = writeln!(page, "<script>{SCRIPT}</script></body></html>");
     page
 }
 
