@@ -21,6 +21,7 @@
 #[path = "../harness/harness.rs"]
 mod harness;
 
+#[expect(dead_code, reason = "nobody asks for the digest here")]
 #[path = "../../node/tests/node/oci.rs"]
 mod oci;
 
