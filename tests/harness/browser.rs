@@ -18,6 +18,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{SinkExt, StreamExt};
 use nix::{sys::signal, unistd::Pid};
+use reveille_api::task::detach;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, sync::mpsc::UnboundedSender};
@@ -156,7 +157,7 @@ impl Page {
     fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
         let (mut sink, mut stream) = socket.split();
         let (send, mut outbox) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        detach("to chromium", async move {
             while let Some(message) = outbox.recv().await {
                 if sink.send(message).await.is_err() {
                     return;
@@ -165,7 +166,7 @@ impl Page {
         });
         let seen = Arc::new(Mutex::new(Seen::default()));
         let heard = Arc::clone(&seen);
-        tokio::spawn(async move {
+        detach("from chromium", async move {
             while let Some(Ok(message)) = stream.next().await {
                 let Ok(text) = message.to_text() else { continue };
                 let Ok(value) = serde_json::from_str::<Value>(text) else { continue };
