@@ -69,7 +69,7 @@ async fn storm(requests: u64, at_least: u64, within: Duration) {
         None => Plan::new(seed, requests, at_least),
     };
     say(&format!("{} increments, STORM_SEED={seed}", plan.requests));
-    let (history, log) = run::run(&plan, within).await;
+    let (history, log) = Box::pin(run::run(&plan, within)).await;
     say(&report::render(&plan, &history));
     let violations = checker::check(&history);
     if !violations.is_empty() {
