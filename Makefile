@@ -25,7 +25,7 @@ demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 	@cargo bench --quiet --bench demo
 
 test: setup ## every test, with real Envoy, runsc and CRIU
-	@deploy/setup.sh programs registry chromium
+	@deploy/setup.sh programs registry chromium kubernetes
 	@cargo test --workspace --locked --no-fail-fast
 
 model: ## the protocol's model in larger sizes, some minutes
@@ -49,7 +49,7 @@ $(error there is no figure $(filter-out $(FIGURES),$(ONLY)); ONLY may have $(FIG
 endif
 
 bench: build ## measure beside plain Envoy and bare runsc; ONLY="warm crowd" for some figures, JSON=FILE for programs
-	@deploy/setup.sh wrk
+	@deploy/setup.sh wrk resolvers
 	@cargo bench --quiet --bench bench -- $(ONLY) $(if $(JSON),--json $(JSON))
 
 lint: ## formats and lints, as in CI

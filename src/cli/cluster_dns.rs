@@ -60,7 +60,8 @@ pub(crate) struct Uninstall {
 #[derive(clap::Args, Debug)]
 struct Common {
     /// Domain of the actors
-    #[arg(long, value_name = "DOMAIN", default_value = "actors.internal")]
+    #[arg(long, value_name = "DOMAIN", env = "REVEILLE_DOMAIN", hide_env_values = true)]
+    #[arg(default_value = "actors.internal")]
     domain: Zone,
     /// Where: coredns, node-local-dns, kube-dns; may be given more than once [default: all that are there]
     #[arg(long, value_name = "TARGET", value_delimiter = ',')]
