@@ -69,7 +69,7 @@ fn is_root() -> bool {
 
 #[test]
 fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["frobnicate"], "frobnicate"),
         (&["get"], "<KIND>"),
         (&["get", "gadgets"], "gadgets"),
@@ -81,6 +81,11 @@ fn a_wrong_command_line_is_told_in_one_line_and_is_exit_code_2() {
         (&["create", "actor", "a"], "--template"),
         (&["up", "--workers", "100000"], "4096"),
         (&["up", "--max-parked", "0"], "--max-parked"),
+        (&["dns", "--front", "192.0.2.1", "--front-file", "fronts"], "--front-file"),
+        (&["dns", "--front-service", "envoy"], "NAMESPACE/NAME"),
+        (&["dns", "--dot", "127.0.0.1:1"], "--dot-cert"),
+        (&["dns", "--wake-hint"], "--control-plane"),
+        (&["dns", "install", "--server", "here"], "IP:PORT"),
         (
             &["router", "--listen", "unix:/tmp/r.sock", "--access-log", "/nowhere/log"],
             "--access-log",

@@ -6,7 +6,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["types", "control", "overview", "router", "node"]
+    let files = ["types", "control", "overview", "router", "node", "names"]
         .map(|f| format!("reveille/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

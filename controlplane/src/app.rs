@@ -8,7 +8,7 @@ use reveille_api::{
     Ladder,
     net::{Address, Authorize, ListenError, Listener, Role},
     proto::{
-        self, control_server::ControlServer, nodes_server::NodesServer,
+        self, control_server::ControlServer, names_server::NamesServer, nodes_server::NodesServer,
         overview_server::OverviewServer, routers_server::RoutersServer,
     },
 };
@@ -40,8 +40,8 @@ use crate::{
     nodes::{Dial, GrpcAgent, Nodes},
     routers::Routers,
     service::{
-        control::ControlService, nodes::NodesService, overview::OverviewService,
-        routers::RoutersService,
+        control::ControlService, names::NamesService, nodes::NodesService,
+        overview::OverviewService, routers::RoutersService,
     },
     store::{
         self,
@@ -273,8 +273,14 @@ impl App {
 }
 
 /// Named by the health service; the empty name is the whole.
-const SERVICES: [&str; 5] =
-    ["", "reveille.v1.Control", "reveille.v1.Nodes", "reveille.v1.Overview", "reveille.v1.Routers"];
+const SERVICES: [&str; 6] = [
+    "",
+    "reveille.v1.Control",
+    "reveille.v1.Nodes",
+    "reveille.v1.Overview",
+    "reveille.v1.Routers",
+    "reveille.v1.Names",
+];
 
 type Servers = JoinSet<Result<(), Error>>;
 
@@ -343,6 +349,7 @@ where
     let nodes = NodesServer::new(NodesService::new(Arc::clone(fleet)))
         .max_decoding_message_size(MAX_MESSAGE);
     let routers = RoutersServer::new(RoutersService::new(Arc::clone(fleet)));
+    let names = NamesServer::new(NamesService::new(Arc::clone(fleet)));
     let everything = programs.is_none();
     let authorize = Authorize::new(&[Role::Client, Role::Router, Role::Node]);
     let authorize = match programs {
@@ -359,6 +366,7 @@ where
         .add_service(OverviewServer::new(OverviewService::new(Arc::clone(fleet))))
         .add_optional_service(everything.then_some(routers))
         .add_optional_service(everything.then_some(nodes))
+        .add_optional_service(everything.then_some(names))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned())
 }
 

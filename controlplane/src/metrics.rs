@@ -39,12 +39,13 @@ struct ByService {
     service: ServiceLabel,
 }
 
-/// Whose calls they are: programs', node agents', routers', or those of a service of the servers' own.
+/// Whose calls they are: programs', node agents', routers', DNS servers', or those of a service of the servers' own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 enum ServiceLabel {
     Control,
     Nodes,
     Routers,
+    Names,
     Other,
 }
 
@@ -54,6 +55,7 @@ impl ServiceLabel {
             Some("Control") => Self::Control,
             Some("Nodes") => Self::Nodes,
             Some("Routers") => Self::Routers,
+            Some("Names") => Self::Names,
             _ => Self::Other,
         }
     }
@@ -189,7 +191,8 @@ impl Default for Metrics {
         let help = "Bytes of them that are not there yet";
         registry.register("upload_bytes_left", help, m.upload_bytes.clone());
         // Series exist from the start, with zeros.
-        for path in ["/reveille.v1.Control/", "/reveille.v1.Nodes/", "/reveille.v1.Routers/", ""] {
+        for service in ["Control/", "Nodes/", "Routers/", "Names/", ""] {
+            let path = &format!("/reveille.v1.{service}");
             drop(m.calls.get_or_create(&ByService { service: ServiceLabel::of(path) }));
         }
         for kind in [Kind::ColdStart, Kind::Cloned, Kind::Restored, Kind::Thawed] {

@@ -3,6 +3,7 @@
 
 pub mod control;
 mod explain;
+pub mod names;
 pub mod nodes;
 pub mod overview;
 pub mod routers;

@@ -132,7 +132,7 @@ impl Records {
             return Answer::refused();
         }
         let found = match self.place(name) {
-            Place::Nowhere => return self.nothing(name, ResponseCode::NXDomain),
+            Place::Nowhere => return self.no_such_name(name),
             Place::Apex => self.apex_rdata(query.query_type),
             Place::NameServer => self.name_server_addresses().rdata(query.query_type),
             Place::Namespace => Vec::new(),
@@ -211,6 +211,11 @@ impl Records {
             EXPIRE,
             self.negative_ttl(),
         )
+    }
+
+    /// Of the zone, and not there.
+    pub(crate) fn no_such_name(&self, name: &Name) -> Answer {
+        self.nothing(name, ResponseCode::NXDomain)
     }
 
     fn nothing(&self, name: &Name, code: ResponseCode) -> Answer {

@@ -29,6 +29,7 @@ use crate::{
     kubernetes,
     limit::RateLimit,
     metrics::Metrics,
+    names::{Asker, ControlPlane, Names},
     query_log,
     shared::Shared,
     status, stream, udp,
@@ -58,6 +59,8 @@ pub struct Config {
     pub status: Option<SocketAddr>,
     /// Where every question is written down; [`crate::STDOUT`] is standard output.
     pub query_log: Option<PathBuf>,
+    /// What the control plane is asked about actors; nothing when there is none.
+    pub control_plane: Option<ControlPlane>,
 }
 
 /// DNS over TLS.
@@ -84,6 +87,7 @@ impl Config {
             rate_limit: None,
             status: None,
             query_log: None,
+            control_plane: None,
         }
     }
 }
@@ -169,6 +173,7 @@ pub struct App {
     streams: Vec<(TcpListener, Option<TlsAcceptor>)>,
     status: Option<TcpListener>,
     query_log: Option<query_log::Writer>,
+    asker: Option<Asker>,
 }
 
 impl Config {
@@ -215,6 +220,11 @@ impl Config {
                 opened.map_err(|source| BuildError::QueryLog { path, source })?;
             (log, writer) = (Some(sender), Some(receiver));
         }
+        let (mut names, mut asker) = (None, None);
+        if let Some(control_plane) = self.control_plane {
+            let (asked, asks) = Names::new(self.zone, control_plane);
+            (names, asker) = (Some(asked), Some(asks));
+        }
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         metrics.set_fronts(records.fronts());
@@ -226,8 +236,9 @@ impl Config {
             turn: AtomicUsize::new(0),
             metrics,
             query_log: log,
+            names,
         });
-        Ok(App { shared, follow, registry, addrs, udp, streams, status, query_log: writer })
+        Ok(App { shared, follow, registry, addrs, udp, streams, status, query_log: writer, asker })
     }
 
     fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
@@ -254,7 +265,7 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         tracing::info!(addresses = ?self.addrs, "dns serves");
         let fronts = self.fronts();
-        let Self { shared, follow, registry, udp, streams, status, query_log, .. } = self;
+        let Self { shared, follow, registry, udp, streams, status, query_log, asker, .. } = self;
         let mut parts: JoinSet<Result<Infallible, Error>> = JoinSet::new();
         for socket in udp {
             let shared = Arc::clone(&shared);
@@ -266,6 +277,10 @@ impl App {
             task::spawn(&mut parts, "dns streams", async { Ok(serve.await) });
         }
         task::spawn(&mut parts, "dns fronts", async { Ok(follow.run(fronts).await) });
+        if let (Some(asker), Some(names)) = (asker, shared.names.clone()) {
+            let asks = asker.run(names, shared.metrics.clone());
+            task::spawn(&mut parts, "dns names", async { Ok(asks.await) });
+        }
         let mut servers = JoinSet::new();
         if let Some(listener) = status {
             let (shared, leaving) = (Arc::clone(&shared), shutdown.clone());

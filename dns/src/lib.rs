@@ -17,7 +17,7 @@
 //! | outside the zone            | REFUSED                                                           |
 //!
 //! A name is answered whether or not there is such an actor: the router says 404, and a new actor is reachable at
-//! once. Transfers are refused, `ANY` gets one RRset (RFC 8482), letter case comes back as it was asked (0x20).
+//! once. With [`ControlPlane`] those that do not exist are NXDOMAIN, or questions begin wakes ([`names`]). Transfers are refused, `ANY` gets one RRset (RFC 8482), letter case comes back as it was asked (0x20).
 //!
 //! Messages are read and written by `hickory-proto`. The sockets are our own: `hickory-server` starts a task for each
 //! datagram without a bound, sets connections none, and replies to what it cannot read, replies among it, before anybody
@@ -34,6 +34,7 @@ mod kubernetes;
 mod limit;
 mod message;
 mod metrics;
+mod names;
 mod query_log;
 mod shared;
 mod status;
@@ -43,4 +44,5 @@ mod udp;
 pub use app::{Addrs, App, BuildError, Config, Error, Tls};
 pub use fronts::{Fronts, Source};
 pub use kubernetes::{InvalidServiceName, ServiceName};
+pub use names::ControlPlane;
 pub use query_log::STDOUT;

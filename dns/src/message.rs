@@ -48,12 +48,14 @@ pub(crate) struct Replied {
     pub(crate) truncated: bool,
 }
 
-/// Replies to a message, into an empty buffer; nothing when there is nothing to be said.
+/// Replies to a message, into an empty buffer; nothing when there is nothing to be said. `absent` knows actors that do not
+/// exist.
 pub(crate) fn reply(
     records: &Records,
     message: &[u8],
     over: Over,
     turn: usize,
+    absent: impl Fn(&Query) -> bool,
     out: &mut Vec<u8>,
 ) -> Option<Replied> {
     out.clear();
@@ -79,6 +81,7 @@ pub(crate) fn reply(
         Some(edns) if edns.version() > 0 => {
             Answer { code: ResponseCode::BADVERS, ..Answer::refused() }
         }
+        _ if absent(&query) => records.no_such_name(&query.name),
         _ => records.answer(&query, turn),
     };
     let limit = match over {

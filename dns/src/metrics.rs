@@ -45,6 +45,15 @@ pub(crate) enum Refusal {
     address,
 }
 
+/// What became of a call to the control plane about an actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "label values are lower case")]
+pub(crate) enum Look {
+    answered,
+    failed,
+    limited,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "label values are lower case")]
 enum Family_ {
@@ -74,6 +83,11 @@ struct RefusalLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookLabels {
+    outcome: Look,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FamilyLabels {
     family: Family_,
 }
@@ -90,13 +104,14 @@ const CODES: [Code; 7] = [
 ];
 
 /// Counters of each label at hand: a question looks nothing up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     queries: [Counter; TRANSPORTS.len()],
     replies: [[Counter; CODES.len()]; TRANSPORTS.len()],
     limited: [Counter; 2],
     refused: [Counter; 2],
     fronts: [Gauge; 2],
+    looks: [Counter; 3],
     pub(crate) truncated: Counter,
     pub(crate) ignored: Counter,
     pub(crate) unsent: Counter,
@@ -114,6 +129,7 @@ impl Metrics {
         let limited = Family::<LimitedLabels, Counter>::default();
         let refused = Family::<RefusalLabels, Counter>::default();
         let fronts = Family::<FamilyLabels, Gauge>::default();
+        let looks = Family::<LookLabels, Counter>::default();
         let metrics = Self {
             queries: TRANSPORTS
                 .map(|transport| queries.get_or_create_owned(&TransportLabels { transport })),
@@ -126,6 +142,8 @@ impl Metrics {
                 .map(|limit| refused.get_or_create_owned(&RefusalLabels { limit })),
             fronts: [Family_::ipv4, Family_::ipv6]
                 .map(|family| fronts.get_or_create_owned(&FamilyLabels { family })),
+            looks: [Look::answered, Look::failed, Look::limited]
+                .map(|outcome| looks.get_or_create_owned(&LookLabels { outcome })),
             truncated: Counter::default(),
             ignored: Counter::default(),
             unsent: Counter::default(),
@@ -186,6 +204,8 @@ impl Metrics {
             "Lines that the query log was too slow for",
             metrics.log_dropped.clone(),
         );
+        let help = "Calls to the control plane about actors that were asked for, by how they ended";
+        r.register("looks", help, looks);
         metrics
     }
 
@@ -203,6 +223,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, limit: Refusal) -> &Counter {
         &self.refused[limit as usize]
+    }
+
+    pub(crate) fn looks(&self, outcome: Look) -> &Counter {
+        &self.looks[outcome as usize]
     }
 
     pub(crate) fn set_fronts(&self, (v4, v6): (usize, usize)) {

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -139,9 +139,10 @@ async fn talk(
         }
         shared.metrics.queries(transport).inc();
         let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
-        let records = shared.records.load_full();
-        let replied = message::reply(&records, &message, Over::Stream, turn, &mut out);
-        if shared.told(transport, from, replied, out.len()) {
+        let (records, now) = (shared.records.load_full(), Instant::now());
+        let absent = |query: &_| shared.is_absent(query, now);
+        let replied = message::reply(&records, &message, Over::Stream, turn, absent, &mut out);
+        if shared.told(transport, from, replied, out.len(), now) {
             timeout(IDLE, write(&mut stream, &out)).await??;
         }
     }

@@ -91,8 +91,15 @@ fn answer(
             }
         },
     };
-    let replied = message::reply(&shared.records.load(), message, over, turn, out);
-    shared.told(Transport::udp, from, replied, out.len())
+    let replied = message::reply(
+        &shared.records.load(),
+        message,
+        over,
+        turn,
+        |q| shared.is_absent(q, now),
+        out,
+    );
+    shared.told(Transport::udp, from, replied, out.len(), now)
 }
 
 /// A source that nobody has is a forgery.

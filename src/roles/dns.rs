@@ -8,13 +8,17 @@ use std::{
 };
 
 use clap::Subcommand;
-use reveille_api::Zone;
-use reveille_dns::{ServiceName, Source, Tls, certificate::Files};
+use reveille_api::{
+    Zone,
+    net::{self, Address, Expected},
+};
+use reveille_dns::{ControlPlane, ServiceName, Source, Tls, certificate::Files};
 
 use super::{Common, Role, Stop, role_error};
 use crate::{
     cli::cluster_dns,
     error::{Error, Result},
+    tls,
 };
 
 const EXAMPLES: &str = "\
@@ -46,6 +50,15 @@ pub(crate) struct Args {
     /// Domain of the actors
     #[arg(long, value_name = "DOMAIN", default_value = "actors.internal")]
     domain: Zone,
+    /// The control plane, for the two flags below: unix:/path, or IP:PORT or name:port with TLS
+    #[arg(long, value_name = "ADDRESS")]
+    control_plane: Option<Address>,
+    /// Answer NXDOMAIN for actors that do not exist, from a few seconds after they were first asked for
+    #[arg(long, requires = "control_plane")]
+    only_existing: bool,
+    /// Begin an actor's wake when its name is asked for. Whoever can ask can wake: for networks that are trusted
+    #[arg(long, requires = "control_plane")]
+    wake_hint: bool,
     /// Address of the Envoy front, IPv4 or IPv6; may be given more than once
     #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
     front: Vec<IpAddr>,
@@ -69,6 +82,8 @@ pub(crate) struct Args {
     query_log: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    tls: tls::Args,
 }
 
 #[derive(Subcommand, Debug)]
@@ -87,7 +102,7 @@ impl Args {
     }
 
     /// From the config file each of them may come alone.
-    fn tls(&self) -> Result<Option<Tls>> {
+    fn over_tls(&self) -> Result<Option<Tls>> {
         match (self.dot.as_slice(), &self.dot_cert, &self.dot_key) {
             ([], None, None) => Ok(None),
             ([_, ..], Some(certificate), Some(key)) => {
@@ -95,6 +110,25 @@ impl Args {
                 Ok(Some(Tls { listen: self.dot.clone(), files }))
             }
             _ => Err(Error::usage("--dot, --dot-cert and --dot-key: give all three or none")),
+        }
+    }
+}
+
+impl Args {
+    fn control_plane(&self) -> Result<Option<ControlPlane>> {
+        let Self { only_existing: existing, wake_hint: wake, .. } = *self;
+        match &self.control_plane {
+            None if existing || wake => {
+                Err(Error::usage("--only-existing, --wake-hint: give --control-plane too"))
+            }
+            Some(address) if existing || wake => {
+                let transport = self.tls.transport(net::Role::Dns, None)?;
+                let channel = transport.channel(address, Expected::any(net::Role::ControlPlane));
+                let channel = channel.map_err(Error::usage)?;
+                Ok(Some(ControlPlane { channel, existing, wake }))
+            }
+            Some(_) => Err(Error::usage("--control-plane: for --only-existing or --wake-hint")),
+            None => Ok(None),
         }
     }
 }
@@ -107,11 +141,14 @@ impl Role for Args {
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let log = self.query_log.iter().filter(|path| *path != Path::new(reveille_dns::STDOUT));
         let files = [&self.dot_cert, &self.dot_key, &self.front_file];
-        Some(files.into_iter().flatten().chain(log).cloned().collect())
+        let mut paths: Vec<_> = files.into_iter().flatten().chain(log).cloned().collect();
+        paths.extend(super::paths(&self.control_plane.iter().collect::<Vec<_>>()));
+        paths.extend(self.tls.paths());
+        Some(paths)
     }
 
     async fn serve(self, stop: Stop) -> Result {
-        let tls = self.tls()?;
+        let (tls, control_plane) = (self.over_tls()?, self.control_plane()?);
         let Self { listen, domain, front, front_file, front_service, ttl, .. } = self;
         let fronts = match (front_service, front_file) {
             (Some(service), _) => Source::Service(service),
@@ -127,6 +164,7 @@ impl Role for Args {
             rate_limit: NonZero::new(self.rate_limit),
             status: self.status,
             query_log: self.query_log,
+            control_plane,
         };
         let wrong = role_error("dns");
         let app = config.build().await.map_err(|error| wrong(&error))?;

@@ -107,10 +107,11 @@ async fn every_server_refuses_who_has_no_certificate_or_the_wrong_role() {
         ("router", parts.router, &["envoy"]),
     ];
     // Whom each call is for; nobody, where the server or everyone does not know it.
-    let calls: [(&str, &[&str]); 6] = [
+    let calls: [(&str, &[&str]); 7] = [
         ("reveille.v1.Control/ListActors", &["client"]),
         ("reveille.v1.Routers/Wake", &["router"]),
         ("reveille.v1.Nodes/Session", &["node"]),
+        ("reveille.v1.Names/Look", &["dns"]),
         ("reveille.v1.NodeAgent/GetInventory", &["controlplane"]),
         ("envoy.service.ext_proc.v3.ExternalProcessor/Process", &["envoy"]),
         ("no.such.Service/Method", &[]),

@@ -21,7 +21,7 @@ fn question(name: &str, kind: RecordType) -> Message {
 
 fn ask(records: &Records, message: &[u8], over: Over) -> (Option<Replied>, Vec<u8>) {
     let mut out = vec![1, 2, 3];
-    (reply(records, message, over, 0, &mut out), out)
+    (reply(records, message, over, 0, |_| false, &mut out), out)
 }
 
 const ACTOR: &str = "counter.demo.actors.localhost.";

@@ -5,5 +5,6 @@
 mod answers;
 mod fronts;
 mod limits;
+mod names;
 mod rig;
 mod tls;

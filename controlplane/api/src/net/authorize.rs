@@ -20,6 +20,7 @@ pub(super) const TABLE: &[(&str, &[Role])] = &[
     ("reveille.v1.Overview", &[Role::Client, Role::Router]),
     ("reveille.v1.Routers", &[Role::Router]),
     ("reveille.v1.Nodes", &[Role::Node]),
+    ("reveille.v1.Names", &[Role::Dns]),
     ("reveille.v1.NodeAgent", &[Role::ControlPlane]),
     ("envoy.service.ext_proc.v3.ExternalProcessor", &[Role::Envoy]),
     ("envoy.service.discovery.v3.AggregatedDiscoveryService", &[Role::Envoy]),
