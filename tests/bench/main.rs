@@ -11,6 +11,7 @@
 //! | `quiet` | CPU time of every part while nothing happens; applying and listing 10,000 actors | |
 //! | `sizes` | suspend and wake with 10, 100 and 500 MB of memory, for both runtimes | the part of it that is `runsc` or `criu` |
 //! | `many` | freezing and thawing with 100 actors; waking 100 at once | requests to an actor that runs |
+//! | `dns` | queries/s of the DNS server on one core, and their latency | Knot DNS and dnsmasq |
 //! | `recovery` | how long requests go wrong after kill -9 of each part | the same without a kill |
 //!
 //! Rounds are interleaved and compared round by round: what else the machine does hits both sides. Nothing here fails
@@ -25,6 +26,7 @@ mod harness;
 mod bare;
 mod cpu;
 mod crowd;
+mod dns;
 mod echo;
 mod figure;
 mod http;
@@ -69,6 +71,7 @@ enum Figure {
     Quiet,
     Sizes,
     Many,
+    Dns,
     Recovery,
 }
 
@@ -113,6 +116,7 @@ async fn main() -> Result<()> {
             Figure::Quiet => quiet::run().await,
             Figure::Sizes => sizes::run().await,
             Figure::Many => many::run().await,
+            Figure::Dns => dns::run().await,
             Figure::Recovery => recovery::run().await,
         };
         match measured {
