@@ -120,12 +120,8 @@ impl Names {
         let Some(actor) = self.actor(query) else { return };
         match self.seen().admit(&actor, now) {
             None => {}
-            Some(false) => drop(metrics.looks(Look::limited).inc()),
-            Some(true) => {
-                if self.queue.try_send(actor).is_err() {
-                    metrics.looks(Look::limited).inc();
-                }
-            }
+            Some(true) if self.queue.try_send(actor).is_ok() => {}
+            Some(_) => drop(metrics.looks(Look::limited).inc()),
         }
     }
 
