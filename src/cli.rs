@@ -8,7 +8,9 @@ mod completion;
 mod describe;
 mod events;
 mod explain;
+pub(crate) mod flags;
 mod get;
+mod log_level;
 mod logs;
 mod top;
 
@@ -61,12 +63,15 @@ pub(crate) enum Command {
     Top(top::Args),
     Doctor(doctor::Args),
     Certs(certs::Args),
+    LogLevel(log_level::Args),
     Router(Box<roles::router::Args>),
     Dns(Box<roles::dns::Args>),
     Controlplane(Box<roles::controlplane::Args>),
     Node(Box<roles::node::Args>),
     Envoy(Box<roles::envoy::Args>),
     Completion(completion::Args),
+    #[command(hide = true)]
+    Flags(flags::Args),
 }
 
 impl Command {
@@ -90,12 +95,14 @@ impl Command {
             Self::Top(args) => client(args.run()),
             Self::Doctor(args) => client(args.run()),
             Self::Certs(args) => args.run(),
+            Self::LogLevel(args) => client(args.run()),
             Self::Router(args) => args.run(),
             Self::Dns(args) => args.run(),
             Self::Controlplane(args) => roles::run(*args),
             Self::Node(args) => roles::run(*args),
-            Self::Envoy(args) => roles::run(*args),
+            Self::Envoy(args) => args.run(),
             Self::Completion(args) => args.run(),
+            Self::Flags(args) => args.run(),
         }
     }
 }

@@ -14,6 +14,7 @@
 //! Variables are `REVEILLE_<ROLE>_<FLAG>`, and `REVEILLE_<FLAG>` for those of `up` and for [`SHARED`] ones.
 
 mod file;
+mod print;
 
 use std::{
     ffi::OsString,
@@ -36,6 +37,7 @@ const SHARED: &[&str] = &[
     "domain",
     "log",
     "log-format",
+    "otlp-endpoint",
     "wake",
     "park",
     "max-parked",
@@ -52,7 +54,11 @@ const SHARED: &[&str] = &[
 const FILE_VARIABLE: &str = "REVEILLE_CONFIG";
 
 /// What is done, not how a part is set up.
-const ACTIONS: &[&str] = &["config", "help", "version", "explain-timeouts", "output"];
+const ACTIONS: &[&str] =
+    &["config", "check-config", "print-config", "help", "version", "explain-timeouts", "output"];
+
+/// What `--check-config` says when it finds nothing.
+pub(crate) const RIGHT: &str = "the configuration is right\n";
 
 /// Arguments that take part: not `--config` itself, and none of the inner ones.
 fn is_setting(arg: &Arg) -> bool {
@@ -61,11 +67,20 @@ fn is_setting(arg: &Arg) -> bool {
 
 /// Reads the command line. `--help` and `--version` are answered and nothing is left to do: exit code 0.
 pub(crate) fn parse(argv: Vec<OsString>) -> Result<Command> {
-    let mut command = with_variables(Cli::command());
+    let mut command = grammar();
+    let mut lines = print::Lines::default();
     if let Some(path) = file_of(&argv) {
-        command = file::with_defaults(command, &path)?;
+        (command, lines) = file::with_defaults(command, &path)?;
     }
-    let matches = command.try_get_matches_from(argv);
+    let matches = command.try_get_matches_from_mut(argv);
+    if let Ok(matches) = &matches
+        && let Some((section, part)) = matches.subcommand()
+        && SECTIONS.contains(&section)
+        && let Some(style) = part.get_one("print_config")
+    {
+        print::print(&command, section, part, &lines, *style)?;
+        std::process::exit(0)
+    }
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli.command),
         Err(wrong) => match error::of_command_line(&wrong) {
@@ -77,6 +92,11 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Command> {
             }
         },
     }
+}
+
+/// Every command, with the variables of its flags.
+pub(crate) fn grammar() -> clap::Command {
+    with_variables(Cli::command())
 }
 
 fn with_variables(command: clap::Command) -> clap::Command {
@@ -126,6 +146,13 @@ pub(crate) struct Args {
     /// Config file (TOML): its keys are the names of these flags, under the part's name
     #[arg(long, value_name = "FILE", env = FILE_VARIABLE, hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
+    /// Say whether the configuration is right, and start nothing: exit code 0, or a line that says what is wrong
+    #[arg(long)]
+    pub(crate) check_config: bool,
+    /// Print each setting and where its value comes from, and start nothing; =json for programs
+    #[arg(long, value_name = "STYLE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "table")]
+    pub(crate) print_config: Option<print::Style>,
 }
 
 /// Reads a file or says why not.

@@ -1,18 +1,29 @@
-//! Where the roles' log goes: stderr, as text or as JSON.
+//! Where the log goes: stderr, one line an event, as text or as JSON. [How much](level) of it can be changed at run time.
+
+mod json;
+pub(crate) mod level;
 
 use std::io::IsTerminal;
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{self, format::JsonFields},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::error::{Error, Result};
+use level::Level;
 
 /// How a role logs.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct Args {
-    /// What to log: a level, or directives such as info,reveille_router=debug
+    /// What to log: a level, or directives such as info,reveille_router=debug; 'reveille log-level' changes it later
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,
     /// How each line is written
@@ -36,21 +47,57 @@ impl Format {
 }
 
 impl Args {
+    /// True when it can be followed.
+    pub(crate) fn check(&self) -> Result {
+        filter(&self.log).map(drop).map_err(|why| Error::usage(format!("--log {why}")))
+    }
+
     /// Sends the log of this process to stderr.
-    pub(crate) fn start(&self) -> Result {
-        let filter = EnvFilter::try_new(&self.log).map_err(|error| {
-            Error::usage(format!("--log {:?}: {error}: write a level such as info", self.log))
-        })?;
+    pub(crate) fn start(&self, part: &'static str) -> Result<Level> {
+        self.check()?;
+        let filter = filter(&self.log).map_err(Error::usage)?;
+        let (filter, handle) = reload::Layer::new(filter);
         // A reader of stderr that has gone must not end a role.
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .log_internal_errors(false);
-        match self.log_format {
-            Format::Text => builder.init(),
-            Format::Json => builder.json().flatten_event(true).init(),
+        let lines = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
+        let lines = match self.log_format {
+            Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            Format::Json => {
+                let lines = lines.with_ansi(false).fmt_fields(JsonFields::new());
+                lines.event_format(json::Lines { part }).boxed()
+            }
+        };
+        tracing_subscriber::registry().with(filter).with(lines).init();
+        Ok(Level::new(part, handle, &self.log))
+    }
+}
+
+/// A level, or directives. A word that is no level would mean a module of that name, and nothing else.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let wrong = |why: &str| {
+        format!(
+            "{text:?}: {why}: write a level (error, warn, info, debug, trace, off), or info,MODULE=debug"
+        )
+    };
+    for directive in text.split(',') {
+        if !directive.contains('=') && directive.parse::<LevelFilter>().is_err() {
+            return Err(wrong(&format!("{directive:?} is no level")));
         }
-        Ok(())
+    }
+    EnvFilter::try_new(format!("{QUIET},{text}")).map_err(|error| wrong(&error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for right in ["info", "off", "warn,reveille_router=debug", "h2=trace,error"] {
+            assert!(filter(right).is_ok(), "{right}");
+        }
+        for wrong in ["debgu", "", "info,reveille_router", "reveille_node=loud"] {
+            let why = filter(wrong).unwrap_err();
+            assert!(why.contains("write a level") && !why.contains('\n'), "{why}");
+        }
     }
 }

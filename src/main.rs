@@ -7,6 +7,7 @@
 //! | [`roles`]    | `reveille router`, `dns`, …: a role crate's `Config` from flags, signals, privileges |
 //! | [`up`]       | every role as a child process of one supervisor                                     |
 //! | [`doctor`]   | what this machine can do                                                            |
+//! | [`logging`], [`telemetry`] | what a part says: log lines, spans                                    |
 //! | [`tls`]      | the flags of a part's certificate                                                   |
 //! | [`client`]   | the connection to the control plane                                                 |
 //! | [`output`]   | tables, JSON, YAML                                                                  |
@@ -24,6 +25,7 @@ mod output;
 mod ports;
 mod privileges;
 mod roles;
+mod telemetry;
 mod tls;
 mod tools;
 mod up;

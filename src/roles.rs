@@ -30,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config,
     error::{Error, Result},
-    logging, privileges,
+    logging, output, privileges,
+    telemetry::{self, Telemetry},
 };
 
 /// Flags every role has.
@@ -40,6 +41,8 @@ pub(crate) struct Common {
     config: config::Args,
     #[command(flatten)]
     logging: logging::Args,
+    #[command(flatten)]
+    telemetry: telemetry::Args,
     /// Process that must live as long as this one
     #[arg(long, hide = true, value_name = "PID")]
     supervisor: Option<i32>,
@@ -95,14 +98,27 @@ fn paths(addresses: &[&Address]) -> Vec<PathBuf> {
 
 /// One part, as a process.
 pub(crate) trait Role: Send + Sized + 'static {
+    /// Its subcommand.
+    const PART: &'static str;
+
     fn common(&self) -> &Common;
 
     /// Paths the role opens, when it runs without privileges; nothing when it keeps them.
     fn unprivileged(&self) -> Option<Vec<PathBuf>>;
 
+    /// Its own name among those of its kind.
+    fn name(&self) -> Option<&str> {
+        None
+    }
+
     /// Threads that it runs on; one for each core where it does not say.
     fn threads(&self) -> Option<NonZero<usize>> {
         None
+    }
+
+    /// Everything that can be known to be wrong when nothing is started.
+    fn check(self) -> Result {
+        Ok(())
     }
 
     /// Builds the role and runs it until it is told to stop.
@@ -133,11 +149,16 @@ impl Default for Stop {
 /// Runs a role until a signal.
 pub(crate) fn run<R: Role>(role: R) -> Result {
     let common = role.common();
+    if common.config.check_config {
+        common.logging.check()?;
+        role.check()?;
+        return output::print(config::RIGHT);
+    }
     let supervisor = common.supervisor;
     if let Some(supervisor) = supervisor {
         die_with(supervisor)?;
     }
-    common.logging.start()?;
+    let level = common.logging.start(R::PART)?;
     if let Some(paths) = role.unprivileged() {
         privileges::give_up(&paths.iter().map(PathBuf::as_path).collect::<Vec<&Path>>())?;
     }
@@ -150,12 +171,16 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
     runtime.block_on(async {
         // Before anything is made that a signal would leave behind.
         let signals = Signals::catch()?;
+        let telemetry = Telemetry::start(&role.common().telemetry, R::PART, role.name())?;
         let stop = Stop::default();
         let mut served = Box::pin(role.serve(stop.clone()));
-        tokio::select! {
+        let ended = tokio::select! {
             ended = &mut served => ended,
             never = signals.pass_on(&stop, supervisor) => match never {},
-        }
+            never = level.serve(supervisor) => match never {},
+        };
+        telemetry.finish().await;
+        ended
     })
 }
 

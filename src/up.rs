@@ -37,6 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cli,
     client::DEFAULT_DATA_DIR,
     config,
     error::{Error, Result},
@@ -45,7 +46,7 @@ use crate::{
         LadderArgs,
         node::{ImageArgs, SnapshotArgs},
     },
-    tools,
+    telemetry, tools,
 };
 use keeper::Parts;
 pub(crate) use lock::holder;
@@ -132,16 +133,30 @@ pub(crate) struct Args {
     config: config::Args,
     #[command(flatten)]
     logging: logging::Args,
+    #[command(flatten)]
+    telemetry: telemetry::Args,
+    #[command(flatten)]
+    traces: telemetry::TraceArgs,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result {
-        self.logging.start()?;
+        if self.config.check_config {
+            self.logging.check()?;
+            cli::client(preflight::settings(&self))?;
+            return output::print(config::RIGHT);
+        }
+        let level = self.logging.start("up")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::because("cannot start", &error))?;
-        runtime.block_on(self.supervise())
+        runtime.block_on(async {
+            tokio::select! {
+                ended = self.supervise() => ended,
+                never = level.serve(None) => match never {},
+            }
+        })
     }
 
     async fn supervise(self) -> Result {

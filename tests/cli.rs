@@ -12,6 +12,9 @@ use std::{
 
 use tempfile::TempDir;
 
+#[path = "cli/config.rs"]
+mod config;
+
 /// "nobody" on most systems; any user that is not root will do.
 const NOBODY: u32 = 65_534;
 

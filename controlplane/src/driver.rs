@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod perform;
+mod spans;
 mod timers;
 pub(crate) mod waiters;
 
@@ -45,6 +46,7 @@ pub(crate) mod waiters;
 mod tests;
 
 pub(crate) use perform::snapshot;
+use spans::Spans;
 use timers::Timers;
 pub(crate) use waiters::Waiter;
 pub use waiters::{Down, NotDown, Served};
@@ -127,6 +129,8 @@ pub(crate) struct Driver {
     collecting: JoinSet<()>,
     commits: FuturesOrdered<Commit>,
     timers: Timers,
+    /// Of the wake under way.
+    spans: Spans,
     grant: Option<Grant>,
     request: Option<placement::Request>,
     /// When the wake under way began.
@@ -201,6 +205,7 @@ impl Driver {
             collecting: JoinSet::new(),
             commits: FuturesOrdered::new(),
             timers: Timers::default(),
+            spans: Spans::default(),
             grant: None,
             request: None,
             woken_at: None,
@@ -494,6 +499,7 @@ impl Driver {
             self.errands = JoinSet::new();
         }
         self.annotate(was);
+        self.spans.turned(was, self.record.life.phase(), &self.wakes, &self.record.key);
         match step.write {
             Write::First => {
                 let commit = self.commit();
@@ -509,9 +515,11 @@ impl Driver {
         // Before the answers: who is told that it serves finds it so.
         self.publish();
         let removed = step.effects.contains(&Effect::Remove);
+        let log = self.spans.log();
         for effect in step.effects {
-            self.perform(effect);
+            log.in_scope(|| self.perform(effect));
         }
+        self.spans.settled(self.record.life.phase());
         if self.record.life.phase().is_rest() {
             // Of one that may be taken back, requests in flight go on counting.
             if !self.record.life.may_return() {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::{ActorKey, Failure, Reason};
+use reveille_api::{ActorKey, Failure, Reason, trace::Traceparent};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -93,7 +93,7 @@ pub struct Origin<'a> {
     /// Instance of the router that will hold the binding.
     pub router: Option<&'a str>,
     /// Of the request's trace.
-    pub traceparent: &'a str,
+    pub traceparent: Option<Traceparent>,
     /// What Envoy calls the request.
     pub request_id: &'a str,
 }
@@ -206,7 +206,7 @@ impl Fleet {
         }
         let command = |answer| {
             let router = origin.router.map(str::to_owned);
-            let traceparent = origin.traceparent.to_owned();
+            let traceparent = origin.traceparent;
             let request_id = origin.request_id.to_owned();
             Command::Wake(Waiter { asker, router, traceparent, request_id, answer })
         };

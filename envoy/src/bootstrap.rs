@@ -2,7 +2,7 @@
 //!
 //! The routers are here and not among the dynamic resources because each Envoy has an order of its own for them.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use envoy_types::pb::{
     envoy::{
@@ -22,7 +22,7 @@ use envoy_types::pb::{
         extensions::bootstrap::internal_listener::v3::InternalListener,
         extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
     },
-    google::protobuf::Struct,
+    google::protobuf::{Struct, Value, value},
 };
 use prost::Message;
 use reveille_api::net::Address;
@@ -40,6 +40,9 @@ const CLUSTER: &str = "reveille";
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// A thread of Envoy that did not come round for so long is counted.
 const WATCHDOG: Duration = Duration::from_secs(4);
+
+/// How long a span may wait until it is sent.
+const SPANS_WAIT: Duration = Duration::from_secs(1);
 
 /// What the bootstrap is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,13 +117,18 @@ fn build(config: &Config) -> Bootstrap {
         layered_runtime: Some(LayeredRuntime {
             layers: vec![RuntimeLayer {
                 name: "static".into(),
-                layer_specifier: Some(
-                    runtime_layer::LayerSpecifier::StaticLayer(Struct::default()),
-                ),
+                layer_specifier: Some(runtime_layer::LayerSpecifier::StaticLayer(runtime())),
             }],
         }),
         ..Default::default()
     }
+}
+
+/// Spans wait for so long at most, where there are any; Envoy's default is five seconds.
+fn runtime() -> Struct {
+    let kind = Some(value::Kind::NumberValue(SPANS_WAIT.as_millis() as f64));
+    let flush = ("tracing.opentelemetry.flush_interval_ms".to_owned(), Value { kind });
+    Struct { fields: HashMap::from([flush]) }
 }
 
 /// It only counts. At Envoy's default of 200 ms each of its threads wakes ten times a second to say that it lives: most of

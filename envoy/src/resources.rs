@@ -23,6 +23,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traces;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -30,7 +31,7 @@ use envoy_types::pb::envoy::{
     config::{cluster::v3::Cluster, listener::v3::Listener},
     extensions::transport_sockets::tls::v3::Secret,
 };
-use reveille_api::Ladder;
+use reveille_api::{Ladder, net::Address};
 
 use crate::certificate::Certificate;
 
@@ -45,6 +46,8 @@ pub struct Config {
     pub ladder: Ladder,
     /// Where requests are logged.
     pub access_log: AccessLog,
+    /// Where their traces go, and of which.
+    pub traces: Option<Traces>,
 }
 
 /// HTTP/1.1 and HTTP/2 over TLS, by ALPN.
@@ -54,6 +57,15 @@ pub struct Https {
     pub listen: Vec<SocketAddr>,
     /// What Envoy shows them.
     pub certificate: Certificate,
+}
+
+/// Envoy's part of the traces: it begins them, and decides which are recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// The collector (OTLP by gRPC), reached without TLS by each Envoy.
+    pub collector: Address,
+    /// Of a million requests whose client has not decided it, how many are recorded.
+    pub per_million: u32,
 }
 
 /// Where requests are logged, one JSON object a line.
@@ -70,7 +82,8 @@ pub enum AccessLog {
 impl Config {
     /// The defaults of the design, for these addresses.
     pub fn new(listen: Vec<SocketAddr>) -> Self {
-        Self { listen, https: None, ladder: Ladder::default(), access_log: AccessLog::Stdout }
+        let (ladder, access_log) = (Ladder::default(), AccessLog::Stdout);
+        Self { listen, https: None, ladder, access_log, traces: None }
     }
 }
 
@@ -100,11 +113,14 @@ pub fn build(config: &Config) -> Result<Resources, Error> {
         return Err(Error::NoAddress);
     }
     Ok(Resources {
-        clusters: vec![
+        clusters: [
             cluster::actors(names::ACTORS_HTTP1, config),
             cluster::actors(names::ACTORS_H2C, config),
             cluster::again(config),
-        ],
+        ]
+        .into_iter()
+        .chain(config.traces.as_ref().map(|traces| cluster::collector(&traces.collector)))
+        .collect(),
         listeners: [listener::http(config)]
             .into_iter()
             .chain(https.map(|https| listener::https(config, https)))

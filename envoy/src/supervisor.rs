@@ -25,6 +25,7 @@ mod admin;
 mod backoff;
 mod binary;
 mod drain;
+pub mod dump;
 mod launcher;
 mod leftover;
 mod log;

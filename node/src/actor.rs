@@ -28,9 +28,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use reveille_api::{ActorKey, Epoch, proto};
+use reveille_api::{ActorKey, Epoch, proto, trace::Traceparent};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
 
 pub(crate) use activate::{Activate, chain};
 pub(crate) use command::{Command, Deletion, Reply, Suspended};
@@ -274,7 +275,9 @@ impl Driver {
                 }
                 let cancel = CancellationToken::new();
                 let (core, actor, fence) = (self.core.clone(), self.actor.clone(), self.fence);
+                let trace_id = request.traceparent.map(Traceparent::trace_id);
                 let run = activate::activate(core, actor, fence, request.clone(), cancel.clone());
+                let run = run.instrument(tracing::info_span!("activate", trace_id));
                 let waiters = vec![reply];
                 self.stage = Stage::Activating { request, cancel, waiters, done: run.boxed() };
             }

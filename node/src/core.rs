@@ -9,7 +9,7 @@ use std::{
 };
 
 use reveille_api::{
-    ActorKey, Epoch, Failure,
+    ActorKey, Epoch, Failure, Reason,
     failure::UNFIT_HEADER,
     manifest::template::Runtime as Kind,
     proto::{self, node_report::Report},
@@ -92,6 +92,14 @@ pub(crate) enum OpError {
 impl OpError {
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::Failed(Failure::internal(message))
+    }
+
+    /// As the control plane is told.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Failed(failure) | Self::Unfit(failure) => failure.reason,
+            _ => Reason::Internal,
+        }
     }
 }
 

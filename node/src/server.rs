@@ -63,6 +63,7 @@ fn activate(request: proto::ActivateRequest) -> Result<Activate, OpError> {
         digest: blake3::hash(request.template.as_bytes()).to_hex().to_string(),
         snapshot,
         deadline: Duration::from_millis(request.deadline_ms),
+        traceparent: request.traceparent.parse().ok(),
     })
 }
 

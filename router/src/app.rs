@@ -6,7 +6,14 @@
 //!           ─▶ configuration streams and listeners end ─▶ wakes, drains and the session end
 //! ```
 
-use std::{convert::Infallible, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use prometheus_client::registry::Registry;
 use reveille_api::{
@@ -17,7 +24,7 @@ use reveille_api::{
 use reveille_envoy::{
     ads::{AdsServer, Fleet},
     certificate,
-    resources::{self, AccessLog, Resources},
+    resources::{self, AccessLog, Resources, Traces},
 };
 use tokio::{
     net::TcpListener,
@@ -35,6 +42,7 @@ use crate::{
     acks::Acks,
     activation::Clock,
     again::Again,
+    bounded::Bounded,
     ext_proc::ExtProc,
     metrics::Metrics,
     parking::Parking,
@@ -54,6 +62,8 @@ const MAX_PARKED: usize = 1_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Finds Envoys that vanished without a word: what they had in flight would keep actors awake for ever.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Wakes whose spans are remembered.
+const RECORDED_MOST: usize = 4_096;
 /// Health checks and configuration streams, above the requests.
 const EXTRA_STREAMS: u32 = 1_024;
 /// How often a drain looks whether it is done.
@@ -86,6 +96,8 @@ pub struct Config {
     pub https: Option<Https>,
     /// Envoy's access log; its standard output when there is none.
     pub access_log: Option<PathBuf>,
+    /// Where Envoy sends its spans, and of how many requests.
+    pub traces: Option<Traces>,
     /// The part of the parking places that one namespace may take, and of those one actor, in percent.
     pub namespace_share: u8,
 }
@@ -188,6 +200,7 @@ impl Config {
         let status_addr = status.local_addr().map_err(BuildError::Address)?;
         let mut envoy = resources::Config::new(self.http);
         envoy.ladder = self.ladder;
+        envoy.traces = self.traces;
         if let Some(path) = self.access_log {
             envoy.access_log = AccessLog::File(path);
         }
@@ -258,6 +271,7 @@ impl Parts {
             again: Again::default(),
             wakes: Progress::default(),
             recent: Recent::default(),
+            recorded: Mutex::new(Bounded::new(RECORDED_MOST)),
             revokes: Progress::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -31,6 +31,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, stream};
+use reveille_api::trace::{self, Kind, Span, Traceparent};
 use reveille_envoy::{reply::Shape, resources::names};
 use tokio::time::sleep;
 use tonic::{
@@ -105,9 +106,17 @@ impl StreamingService<Inbound> for Process {
 
     fn call(&mut self, request: Request<Streaming<Inbound>>) -> Self::Future {
         let router = Arc::clone(&self.0);
+        let parent = parent(&request);
         let messages = request.into_inner();
-        let mut exchange =
-            Exchange { messages, router, asked: false, in_flight: None, id: None, second: None };
+        let mut exchange = Exchange {
+            messages,
+            router,
+            parent,
+            asked: false,
+            in_flight: None,
+            id: None,
+            second: None,
+        };
         Box::pin(async move {
             let first = exchange.next().await;
             let answers = stream::unfold((exchange, first), |(mut exchange, first)| async move {
@@ -126,6 +135,8 @@ impl StreamingService<Inbound> for Process {
 struct Exchange {
     messages: Streaming<Inbound>,
     router: Arc<Router>,
+    /// Envoy's span, if spans are recorded.
+    parent: Option<Traceparent>,
     /// Its headers have come.
     asked: bool,
     /// Once it was sent on, until it ends.
@@ -170,8 +181,11 @@ impl Exchange {
         self.second = again::second(&self.router, &headers);
         self.id = if self.second.is_none() { again::id(&headers) } else { None };
         let accept = websocket::accept(&headers);
+        let mut span = Span::after(self.parent, "route", Kind::Server);
+        // Without Envoy's there may be the client's own, for the log.
+        let received = || headers.get(trace::HEADER)?.parse().ok();
         let cold = || Cold {
-            traceparent: headers.get("traceparent"),
+            traceparent: span.traceparent().or_else(received),
             request_id: again::id(&headers),
             page: opens_page(&headers),
         };
@@ -179,6 +193,7 @@ impl Exchange {
         match request {
             router::Request::Served(served) => {
                 let (endpoint, protocol) = (served.binding.endpoint, served.binding.protocol);
+                span.set("reveille.actor", served.binding.activation.actor());
                 self.in_flight = Some(served.in_flight);
                 Some(match accept {
                     Some(accept) if protocol == Protocol::H2c => {
@@ -187,12 +202,15 @@ impl Exchange {
                     _ => answer::warm(endpoint, protocol),
                 })
             }
-            router::Request::Refused(refused) => Some(refusal(refused, shape(&headers))),
+            router::Request::Refused(refused) => {
+                span.fail(refused.reason);
+                Some(refusal(refused, shape(&headers)))
+            }
             router::Request::Parked(ticket) => {
                 let shape = shape(&headers);
                 // A parked request keeps no more of the caller's headers than that.
                 drop(headers);
-                self.parked(ticket, shape, accept).await
+                self.parked(ticket, shape, accept, span).await
             }
         }
     }
@@ -203,13 +221,20 @@ impl Exchange {
         mut ticket: Ticket,
         shape: Shape,
         accept: Option<String>,
+        span: Span,
     ) -> Option<Bytes> {
+        let mut span = span.of(ticket.actor());
         let outcome = tokio::select! {
             biased;
             outcome = ticket.wait() => outcome,
             // Envoy says nothing more before it is answered: the stream has ended.
             _ = self.messages.message() => return None,
         };
+        if span.is_recorded()
+            && let Some(wake) = ticket.joined()
+        {
+            span.link(wake);
+        }
         Some(match outcome {
             Ok(arrival) => {
                 let binding = &arrival.served.binding;
@@ -224,9 +249,20 @@ impl Exchange {
                 self.in_flight = Some(arrival.served.in_flight);
                 answer
             }
-            Err(refused) => refusal(refused, shape),
+            Err(refused) => {
+                span.fail(refused.reason);
+                refusal(refused, shape)
+            }
         })
     }
+}
+
+/// What Envoy says in the call itself, which is before the client's headers: those still have what the client said.
+fn parent<T>(call: &Request<T>) -> Option<Traceparent> {
+    if !trace::is_recording() {
+        return None;
+    }
+    call.metadata().get(trace::HEADER)?.to_str().ok()?.parse().ok()
 }
 
 async fn gone(in_flight: &InFlight) {

@@ -13,9 +13,12 @@
 //!                    ─▶ the caller leaves: its place is free  (the wake goes on)
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use reveille_api::{ActorKey, Ladder, Reason, Zone};
+use reveille_api::{ActorKey, Ladder, Reason, Zone, trace::Traceparent};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -29,6 +32,7 @@ use crate::{
     actor::Parked,
     again::Again,
     binding::Version,
+    bounded::Bounded,
     metrics::{Class, Metrics, Outcome},
     policy::Policy,
     progress::Progress,
@@ -57,6 +61,8 @@ pub(crate) struct Router {
     pub(crate) acks: Acks,
     pub(crate) again: Again,
     pub(crate) wakes: Progress<ActorKey>,
+    /// The spans of those that are recorded, for whoever joins them: of each actor the last one.
+    pub(crate) recorded: Mutex<Bounded<ActorKey, Traceparent>>,
     pub(crate) revokes: Progress<(ActorKey, Version)>,
     /// Nothing of the warm path.
     pub(crate) recent: Recent,
@@ -76,8 +82,8 @@ pub(crate) enum Request {
 
 /// What is looked at of a request whose actor sleeps.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cold<'a> {
-    pub(crate) traceparent: Option<&'a str>,
+pub(crate) struct Cold {
+    pub(crate) traceparent: Option<Traceparent>,
     /// What Envoy calls it.
     pub(crate) request_id: Option<Uuid>,
     /// It is a browser that opens a page, so it may be shown one.
@@ -98,10 +104,10 @@ pub(crate) struct Ticket {
 
 impl Router {
     /// Takes a request in. Never waits. `cold` is not called for a bound actor.
-    pub(crate) fn request<'a>(
+    pub(crate) fn request(
         self: &Arc<Self>,
         authority: Option<&str>,
-        cold: impl FnOnce() -> Cold<'a>,
+        cold: impl FnOnce() -> Cold,
     ) -> Request {
         let authority = authority.unwrap_or_default();
         let Some(prefix) = self.zone.actor_prefix(authority) else {
@@ -126,7 +132,6 @@ impl Router {
             Admission::Waits(wait) => {
                 match wait.parked {
                     Parked::First => {
-                        let traceparent = traceparent.unwrap_or_default();
                         let cause = wake::Cause { traceparent, request_id };
                         wake::start(self, actor.clone(), cause);
                     }
@@ -213,6 +218,20 @@ impl Ticket {
             Ok(outcome) => outcome,
             Err(_) => Err(why(left).into()),
         }
+    }
+
+    /// Whom it waits for.
+    pub(crate) fn actor(&self) -> &ActorKey {
+        &self.actor
+    }
+
+    /// The span of the wake that another request began, if that is recorded.
+    pub(crate) fn joined(&self) -> Option<Traceparent> {
+        if self.wait.parked == Parked::First {
+            return None;
+        }
+        let recorded = self.router.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.get(&self.actor).copied()
     }
 
     /// How long it has waited.

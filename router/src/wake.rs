@@ -10,11 +10,15 @@
 //! The task belongs to the actor, not to a request: callers come and go, it ends by its deadline. Whatever becomes of it,
 //! those who wait get an answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use reveille_api::{
     ActorKey, Failure, Reason,
     proto::{WakeReply, WakeRequest, routers_client::RoutersClient},
+    trace::{Kind, Span, Traceparent},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status};
@@ -42,24 +46,29 @@ const WIDEN: Duration = Duration::from_millis(50);
 
 /// The request that a wake is for; nothing of it when others than the first still wait.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cause<'a> {
-    pub(crate) traceparent: &'a str,
+pub(crate) struct Cause {
+    pub(crate) traceparent: Option<Traceparent>,
     /// What Envoy calls it.
     pub(crate) request_id: Option<Uuid>,
 }
 
 /// Starts the wake of `actor`, whose first request has just been parked, or for which requests still wait.
-pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, cause: Cause<'_>) {
+pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, cause: Cause) {
+    let recorded = Span::after(cause.traceparent, "wake", Kind::Client).of(&actor);
+    if let Some(at) = recorded.traceparent().filter(|_| recorded.is_recorded()) {
+        let mut all = router.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(actor.clone(), at);
+    }
     let request = WakeRequest {
-        traceparent: cause.traceparent.to_owned(),
+        traceparent: recorded.header(),
         request_id: cause.request_id.map(|id| id.to_string()).unwrap_or_default(),
         ..WakeRequest::default()
     };
     router.metrics.wakes_started.inc();
     let wake = Wake { step: router.wakes.begin(actor.clone()), router: Arc::clone(router), actor };
     vigil::keep(router);
-    let span = info_span!("wake", actor = %wake.actor);
-    router.tasks.spawn(wake.run(request).instrument(span));
+    let span = info_span!("wake", actor = %wake.actor, trace_id = recorded.trace_id());
+    router.tasks.spawn(wake.run(request, recorded).instrument(span));
 }
 
 struct Wake {
@@ -70,7 +79,7 @@ struct Wake {
 }
 
 impl Wake {
-    async fn run(self, cause: WakeRequest) {
+    async fn run(self, cause: WakeRequest, mut span: Span) {
         let mut unsettled = Unsettled { wake: &self, settled: false };
         let request = WakeRequest {
             actor: Some((&self.actor).into()),
@@ -84,6 +93,9 @@ impl Wake {
             // This router can wake it no more; another may.
             None => self.failed(Reason::ControlPlaneUnavailable.into()),
         };
+        if let WakeEnd::Failed(reason) = end {
+            span.fail(reason);
+        }
         self.router.metrics.wake_ended(end);
         unsettled.settled = true;
     }

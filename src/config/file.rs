@@ -8,11 +8,11 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{SECTIONS, SHARED, is_setting, read};
+use super::{SECTIONS, SHARED, is_setting, print::Lines, read};
 use crate::error::{Error, Result, of_command_line};
 
-/// The grammar with the values of the file at `path` as defaults.
-pub(crate) fn with_defaults(command: clap::Command, path: &Path) -> Result<clap::Command> {
+/// The grammar with the values of the file at `path` as defaults, and the line of each.
+pub(super) fn with_defaults(command: clap::Command, path: &Path) -> Result<(clap::Command, Lines)> {
     let text = read(path)?;
     let file = File { path, text: &text };
     let table = DeTable::parse(&text)
@@ -33,20 +33,26 @@ pub(crate) fn with_defaults(command: clap::Command, path: &Path) -> Result<clap:
             }
         }
     }
-    let mut command = command;
+    let (mut command, mut lines) = (command, Lines::default());
+    let mut note = |section: &str, key: &Spanned<DeString<'_>>| {
+        let line = format!("{}:{}", path.display(), file.line(key.span().start));
+        lines.insert((section.to_owned(), key.get_ref().to_string()), line);
+    };
     for section in SECTIONS {
         for (key, value) in &shared {
             if flag(&command, section, key.get_ref()).is_some() {
                 command = file.with_default(command, section, key, value)?;
+                note(section, key);
             }
         }
     }
     for (section, table) in sections {
         for (key, value) in table {
             command = file.with_default(command, &section, key, value)?;
+            note(&section, key);
         }
     }
-    Ok(command)
+    Ok((command, lines))
 }
 
 fn flag<'a>(command: &'a clap::Command, section: &str, flag: &str) -> Option<&'a Arg> {
@@ -60,10 +66,13 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn wrong(&self, at: usize, message: &str) -> Error {
+    fn line(&self, at: usize) -> usize {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Error::usage(format!("{}:{line}: {message}", self.path.display()))
+        before.iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
+    fn wrong(&self, at: usize, message: &str) -> Error {
+        Error::usage(format!("{}:{}: {message}", self.path.display(), self.line(at)))
     }
 
     fn with_default(

@@ -8,7 +8,7 @@ fn matches(file: &str, argv: &[&str]) -> Result<ArgMatches> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("reveille.toml");
     fs::write(&path, file).unwrap();
-    let command = file::with_defaults(with_variables(Cli::command()), &path)?;
+    let (command, _) = file::with_defaults(grammar(), &path)?;
     command.try_get_matches_from(argv).map_err(|error| error::of_command_line(&error).unwrap())
 }
 
@@ -90,6 +90,14 @@ fn variables_are_named_after_part_and_flag_and_shared_ones_after_the_flag() {
         assert_eq!(of(part, "log"), "REVEILLE_LOG");
         assert_eq!(of(part, "config"), "REVEILLE_CONFIG");
     }
+}
+
+#[test]
+fn the_page_of_flags_is_up_to_date() {
+    let written = include_str!("../../deploy/FLAGS.md");
+    let page = crate::cli::flags::page();
+    let other = page.lines().zip(written.lines()).find(|(made, written)| made != written);
+    assert!(page == written, "run: reveille flags > deploy/FLAGS.md ({other:?})");
 }
 
 #[test]

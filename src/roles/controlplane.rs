@@ -53,6 +53,8 @@ pub(crate) struct Args {
 }
 
 impl Role for Args {
+    const PART: &'static str = "controlplane";
+
     fn common(&self) -> &Common {
         &self.common
     }
@@ -64,8 +66,21 @@ impl Role for Args {
         Some(paths)
     }
 
+    fn check(self) -> Result {
+        self.config().map(drop)
+    }
+
     async fn serve(self, stop: Stop) -> Result {
-        let config = reveille_controlplane::Config {
+        let config = self.config()?;
+        let wrong = role_error(Self::PART);
+        let app = config.build().await.map_err(|error| wrong(&error))?;
+        app.run(stop.token).await.map_err(|error| wrong(&error))
+    }
+}
+
+impl Args {
+    fn config(self) -> Result<reveille_controlplane::Config> {
+        Ok(reveille_controlplane::Config {
             data_dir: self.store(),
             transport: self.tls.transport(net::Role::ControlPlane, None)?,
             listen: self.listen(),
@@ -75,14 +90,9 @@ impl Role for Args {
             ladder: self.ladder.checked()?,
             wake_budget: self.wake_budget,
             timings: Timings::default(),
-        };
-        let wrong = role_error("controlplane");
-        let app = config.build().await.map_err(|error| wrong(&error))?;
-        app.run(stop.token).await.map_err(|error| wrong(&error))
+        })
     }
-}
 
-impl Args {
     fn store(&self) -> PathBuf {
         self.data_dir.join("control")
     }

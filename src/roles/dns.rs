@@ -134,6 +134,8 @@ impl Args {
 }
 
 impl Role for Args {
+    const PART: &'static str = "dns";
+
     fn common(&self) -> &Common {
         &self.common
     }
@@ -166,7 +168,7 @@ impl Role for Args {
             query_log: self.query_log,
             control_plane,
         };
-        let wrong = role_error("dns");
+        let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
         app.run(stop.token).await.map_err(|error| wrong(&error))
     }

@@ -1,5 +1,7 @@
 //! `reveille envoy`: Envoy under supervision.
 
+mod dump;
+
 use std::{
     net::SocketAddr,
     num::NonZero,
@@ -16,6 +18,7 @@ use reveille_envoy::{bootstrap::Protocol, supervisor, tls::Config as Tls};
 
 use super::{Common, Role, Stop, role_error};
 use crate::{
+    cli,
     client::DEFAULT_DATA_DIR,
     error::{Error, Result},
     tls, tools,
@@ -81,6 +84,44 @@ pub(crate) struct Args {
     common: Common,
     #[command(flatten)]
     tls: tls::Args,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    Dump(dump::Args),
+}
+
+impl Args {
+    pub(crate) fn run(mut self) -> Result {
+        match self.verb.take() {
+            Some(Verb::Dump(args)) => cli::client(args.run()),
+            None => super::run(self),
+        }
+    }
+
+    fn config(self) -> Result<supervisor::Config> {
+        let binary = tools::find("envoy", self.envoy.as_deref()).map_err(Error::failed)?;
+        let dir = self.data_dir.join(Path::new("run/envoy"));
+        let transport = self.tls.transport(net::Role::Envoy, None)?;
+        let tls = self.tls.files()?.zip(transport.identity());
+        let tls = tls.map(|(files, identity)| Tls { files, identity: (*identity).clone() });
+        Ok(supervisor::Config {
+            tls,
+            node_id: self.name,
+            protocol: self.xds.into(),
+            admin: self.admin,
+            concurrency: self.concurrency,
+            status: self.status,
+            grace: self.grace,
+            drain: self.drain,
+            max_requests: self.max_requests,
+            log_level: self.envoy_log,
+            max_connections: self.max_connections,
+            ..supervisor::Config::new(binary, dir, self.router)
+        })
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -99,6 +140,8 @@ impl From<Xds> for Protocol {
 }
 
 impl Role for Args {
+    const PART: &'static str = "envoy";
+
     fn common(&self) -> &Common {
         &self.common
     }
@@ -111,27 +154,13 @@ impl Role for Args {
         Some(paths)
     }
 
+    fn check(self) -> Result {
+        self.config().map(drop)
+    }
+
     async fn serve(self, stop: Stop) -> Result {
-        let binary = tools::find("envoy", self.envoy.as_deref()).map_err(Error::failed)?;
-        let dir = self.data_dir.join(Path::new("run/envoy"));
-        let transport = self.tls.transport(net::Role::Envoy, None)?;
-        let tls = self.tls.files()?.zip(transport.identity());
-        let tls = tls.map(|(files, identity)| Tls { files, identity: (*identity).clone() });
-        let config = supervisor::Config {
-            tls,
-            node_id: self.name,
-            protocol: self.xds.into(),
-            admin: self.admin,
-            concurrency: self.concurrency,
-            status: self.status,
-            grace: self.grace,
-            drain: self.drain,
-            max_requests: self.max_requests,
-            log_level: self.envoy_log,
-            max_connections: self.max_connections,
-            ..supervisor::Config::new(binary, dir, self.router)
-        };
-        let wrong = role_error("envoy");
+        let config = self.config()?;
+        let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
         app.hurried_by(stop.hurry).run(stop.token).await.map_err(|error| wrong(&error))
     }

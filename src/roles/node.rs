@@ -126,19 +126,11 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.into(), value.into()))
 }
 
-impl Role for Args {
-    fn common(&self) -> &Common {
-        &self.common
-    }
-
-    fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        None
-    }
-
-    async fn serve(self, stop: Stop) -> Result {
+impl Args {
+    fn config(self) -> Result<reveille_node::Config> {
         self.runtimes.check().map_err(Error::failed)?;
         let default = self.runtimes.complete(reveille_node::Config::new(self.data_dir));
-        let config = reveille_node::Config {
+        Ok(reveille_node::Config {
             transport: self.tls.transport(net::Role::Node, Some(&self.name))?,
             node: self.name,
             advertise: self.advertise,
@@ -155,8 +147,32 @@ impl Role for Args {
             store_keys: self.snapshots.store_keys,
             snapshot_cache: self.snapshots.snapshot_cache.map(|bytes| bytes.0),
             ..default
-        };
-        let wrong = role_error("node");
+        })
+    }
+}
+
+impl Role for Args {
+    const PART: &'static str = "node";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
+    fn unprivileged(&self) -> Option<Vec<PathBuf>> {
+        None
+    }
+
+    fn check(self) -> Result {
+        self.config().map(drop)
+    }
+
+    async fn serve(self, stop: Stop) -> Result {
+        let config = self.config()?;
+        let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
         app.run(stop.token, stop.for_good).await.map_err(|error| wrong(&error))
     }

@@ -16,9 +16,10 @@ use reveille_router::Https;
 
 use super::{Common, LadderArgs, Role, Stop, explain::explain, role_error};
 use crate::{
+    cli,
     error::{Error, Result},
     output::Format,
-    tls,
+    telemetry, tls,
 };
 
 const EXAMPLES: &str = "\
@@ -96,6 +97,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     ladder: LadderArgs,
     #[command(flatten)]
+    traces: telemetry::TraceArgs,
+    #[command(flatten)]
     common: Common,
     #[command(flatten)]
     tls: tls::Args,
@@ -121,6 +124,30 @@ impl Args {
         }
     }
 
+    fn config(self) -> Result<reveille_router::Config> {
+        // By TCP, Envoy is on a machine that we do not see.
+        if self.listen.is_unix() && !self.access_log.parent().is_none_or(is_folder) {
+            let path = self.access_log.display();
+            return Err(Error::usage(format!("--access-log {path}: there is no such folder")));
+        }
+        let ladder = self.checked()?;
+        let https = self.https()?;
+        Ok(reveille_router::Config {
+            transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
+            listen: self.listen,
+            status: self.status,
+            control_plane: self.control_plane,
+            zone: self.domain,
+            ladder,
+            router: self.name,
+            http: self.http,
+            https,
+            access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
+            traces: self.traces.traces(&self.common.telemetry),
+            namespace_share: self.namespace_share,
+        })
+    }
+
     fn checked(&self) -> Result<Ladder> {
         let ladder = self.ladder.checked()?;
         let drain = self.drain.unwrap_or(ladder.drain());
@@ -133,8 +160,14 @@ impl Args {
 }
 
 impl Role for Args {
+    const PART: &'static str = "router";
+
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
@@ -151,28 +184,16 @@ impl Role for Args {
         NonZero::new(cores.div_ceil(ENVOY_THREADS))
     }
 
+    fn check(self) -> Result {
+        let Some(https) = self.config()?.https else { return Ok(()) };
+        let wrong =
+            |error: &dyn std::error::Error| Error::because("--https-cert, --https-key", error);
+        cli::client(async { https.files.read().await.map(drop).map_err(|error| wrong(&error)) })
+    }
+
     async fn serve(self, stop: Stop) -> Result {
-        // By TCP, Envoy is on a machine that we do not see.
-        if self.listen.is_unix() && !self.access_log.parent().is_none_or(is_folder) {
-            let path = self.access_log.display();
-            return Err(Error::usage(format!("--access-log {path}: there is no such folder")));
-        }
-        let ladder = self.checked()?;
-        let https = self.https()?;
-        let config = reveille_router::Config {
-            transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
-            listen: self.listen,
-            status: self.status,
-            control_plane: self.control_plane,
-            zone: self.domain,
-            ladder,
-            router: self.name,
-            http: self.http,
-            https,
-            access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
-            namespace_share: self.namespace_share,
-        };
-        let wrong = role_error("router");
+        let config = self.config()?;
+        let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
         app.hurried_by(stop.hurry)
             .leaving_by(stop.leaving)

@@ -104,6 +104,7 @@ impl Plan {
                 .with("--access-log", self.access_log())
                 // Nobody takes over. When `up` ends it serves until everything before it has.
                 .with("--grace", "0s")
+                .with_all(args.traces.flags())
                 .with_ladder(args),
             Part::Envoy => line
                 .with("--data-dir", &self.data_dir)
@@ -123,6 +124,7 @@ impl Plan {
                 &mut line
             }
         };
+        line.with_all(args.telemetry.flags());
         line.with("--log", &args.logging.log).with("--log-format", args.logging.log_format.name());
         if let Some(config) = &args.config.config {
             line.with("--config", config);
@@ -169,8 +171,12 @@ impl Line {
         self
     }
 
+    fn with_all(&mut self, flags: impl IntoIterator<Item = (&'static str, String)>) -> &mut Self {
+        flags.into_iter().fold(self, |line, (flag, value)| line.with(flag, value))
+    }
+
     fn with_ladder(&mut self, args: &Args) -> &mut Self {
-        args.ladder.flags().iter().fold(self, |line, (flag, value)| line.with(flag, value))
+        self.with_all(args.ladder.flags())
     }
 }
 

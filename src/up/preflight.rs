@@ -1,6 +1,12 @@
 //! Everything that can be known to be wrong before anything is started, each with what to do.
 
-use std::{collections::BTreeMap, fs::OpenOptions, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use reveille_api::{
     check::{Check, Outcome},
@@ -25,22 +31,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Checks, takes the lock and decides.
 pub(super) async fn check(args: Args) -> Result<Plan> {
-    distinct(&args)?;
-    args.ladder.checked()?;
-    let https = https(&args).await?;
-    let manifests = apply::read_all(&args.apply)?;
+    let Said { https, manifests } = said(&args).await?;
     if !rustix::process::geteuid().is_root() {
         return Err(Error::failed(
             "'reveille up' needs root, for network namespaces and gVisor: run it with sudo",
         ));
     }
-    let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
-    args.runtimes.check().map_err(Error::failed)?;
-    tools::find(tools::NFT, None).map_err(Error::failed)?;
-    all_there(&args, &manifests)?;
-    let data_dir = std::path::absolute(&args.data_dir)
-        .map_err(|error| Error::because("--data-dir", &error))?;
-    short_enough(&data_dir)?;
+    let (envoy, data_dir) = found(&args, &manifests)?;
     if let Some(log) = args.access_log.as_deref().filter(|log| *log != Path::new(STDOUT)) {
         can_be_written(log)?;
     }
@@ -79,6 +76,36 @@ pub(super) async fn check(args: Args) -> Result<Plan> {
     let rootfs = plan.default_rootfs();
     std::fs::create_dir_all(&rootfs).map_err(|error| Error::because(rootfs.display(), &error))?;
     Ok(plan)
+}
+
+/// Checks what can be checked without any trace of it.
+pub(super) async fn settings(args: &Args) -> Result {
+    let Said { manifests, .. } = said(args).await?;
+    found(args, &manifests).map(drop)
+}
+
+/// What flags and files say.
+struct Said {
+    https: Option<Files>,
+    manifests: Vec<Manifest>,
+}
+
+async fn said(args: &Args) -> Result<Said> {
+    distinct(args)?;
+    args.ladder.checked()?;
+    Ok(Said { https: https(args).await?, manifests: apply::read_all(&args.apply)? })
+}
+
+/// What they name: Envoy and the data directory.
+fn found(args: &Args, manifests: &[Manifest]) -> Result<(PathBuf, PathBuf)> {
+    let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
+    args.runtimes.check().map_err(Error::failed)?;
+    tools::find(tools::NFT, None).map_err(Error::failed)?;
+    all_there(args, manifests)?;
+    let data_dir = std::path::absolute(&args.data_dir)
+        .map_err(|error| Error::because("--data-dir", &error))?;
+    short_enough(&data_dir)?;
+    Ok((envoy, data_dir))
 }
 
 /// The certificate that was given; it must be one.

@@ -33,6 +33,7 @@ mod suspend;
 mod timing;
 mod tls;
 mod top;
+mod traces;
 mod traffic;
 
 /// The host of actor `counter` in namespace `demo`, which most tests use.

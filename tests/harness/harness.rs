@@ -7,6 +7,7 @@
 pub mod browser;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod fleet;
 pub mod leaks;
 pub mod manifest;

@@ -2,7 +2,8 @@
 //!
 //! Everything two roles must agree on lives here and nothing else does: the protos ([`proto`]), names
 //! ([`ActorKey`], [`Epoch`], [`Stay`], [`Zone`]), why a request fails ([`Reason`], [`Failure`]), what a user writes
-//! ([`manifest`]), the one [`Ladder`] of timeouts, and how the parts reach each other ([`net`]).
+//! ([`manifest`]), the one [`Ladder`] of timeouts, how the parts reach each other ([`net`]), and how they hand on the trace of a
+//! request ([`trace`]).
 //!
 //! ```text
 //!  api ◀── envoy ◀── router
@@ -18,6 +19,7 @@ pub mod net;
 pub mod reason;
 pub mod stay;
 pub mod task;
+pub mod trace;
 pub mod zone;
 
 pub use failure::Failure;

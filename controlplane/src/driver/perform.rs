@@ -84,6 +84,7 @@ impl Driver {
             Effect::Remove => {}
             Effect::Serve(serving) => self.serve(serving),
             Effect::Refuse(failure) => {
+                self.spans.failed(failure.reason);
                 self.fleet.metrics.wake_failed(failure.reason);
                 if failure.reason == Reason::WakeTimeout {
                     let most = Instant::now() + self.template.spec.wake.timeout / 2;
@@ -151,7 +152,7 @@ impl Driver {
             template_name: self.template.name.clone(),
             snapshot: source.snapshot().map(|s| s.id.clone()).unwrap_or_default(),
             deadline_ms: 0,
-            traceparent: self.wakes.traceparent(),
+            traceparent: self.spans.step(),
         };
         let h2c = self.template.spec.protocol == Protocol::H2c;
         let (nodes, key) = (Arc::clone(&self.fleet.nodes), self.record.key.clone());
@@ -432,12 +433,15 @@ impl Driver {
             },
             policy: self.policy(),
             phases,
+            joined: None,
         };
-        for Waiter { router, answer, .. } in self.wakes.take() {
+        for Waiter { router, traceparent, answer, .. } in self.wakes.take() {
             // Known as a holder before it hears of the binding, so that no revoke misses it.
             let known =
                 router.is_none_or(|instance| self.fleet.routers.hold(&instance, &key, epoch, term));
-            let outcome = if known { Ok(served.clone()) } else { Err(no_session()) };
+            let joined = self.spans.joined(traceparent);
+            let served = Served { joined, ..served.clone() };
+            let outcome = if known { Ok(served) } else { Err(no_session()) };
             let _ = answer.send(outcome);
         }
     }

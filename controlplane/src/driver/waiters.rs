@@ -1,6 +1,6 @@
 //! Who waits for an actor: to serve, or to be down.
 
-use reveille_api::{Failure, proto};
+use reveille_api::{Failure, proto, trace::Traceparent};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -17,6 +17,8 @@ pub struct Served {
     pub policy: proto::ActorPolicy,
     /// How long the wake took.
     pub phases: Phases,
+    /// The span of that wake, if it is of another's trace and recorded.
+    pub joined: Option<Traceparent>,
 }
 
 /// Somebody who waits for the actor to serve.
@@ -27,7 +29,7 @@ pub(crate) struct Waiter {
     /// The router process that will hold the binding.
     pub(crate) router: Option<String>,
     /// Of the request's trace.
-    pub(crate) traceparent: String,
+    pub(crate) traceparent: Option<Traceparent>,
     /// What Envoy calls the request.
     pub(crate) request_id: String,
     /// Where the answer goes.
@@ -66,9 +68,9 @@ impl Wakes {
         (!self.waiters.is_empty()).then_some(asker)
     }
 
-    pub(crate) fn traceparent(&self) -> String {
-        let traced = self.waiters.iter().find(|(_, waiter)| !waiter.traceparent.is_empty());
-        traced.map_or_else(String::new, |(_, waiter)| waiter.traceparent.clone())
+    /// Of the first whose request has a trace.
+    pub(crate) fn traceparent(&self) -> Option<Traceparent> {
+        self.waiters.iter().find_map(|(_, waiter)| waiter.traceparent)
     }
 
     pub(crate) fn first_deadline(&self) -> Option<Instant> {

@@ -10,6 +10,7 @@ use reveille_api::{
         self, RouterCommand, RouterReport, WakeReply, WakeRequest, router_command::Command,
         router_report::Report, routers_server::Routers,
     },
+    trace::{Kind, Span},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -73,6 +74,7 @@ impl Routers for RoutersService {
         let WakeRequest { actor, router_instance, traceparent, doubted_epoch, request_id } =
             request;
         let key = ActorKey::try_from(actor)?;
+        let mut span = Span::after(traceparent.parse().ok(), "Routers/Wake", Kind::Server).of(&key);
         if !self.fleet.routers.present(&router_instance, SESSION).await {
             let message = "this router process has no session; it says Hello first";
             return Err(Failure::new(Reason::ControlPlaneUnavailable, message).into());
@@ -84,9 +86,13 @@ impl Routers for RoutersService {
         if doubted_epoch > 0 {
             self.fleet.doubt(&key, Epoch(doubted_epoch)).await?;
         }
-        let router = Some(router_instance.as_str());
-        let origin = Origin { router, traceparent: &traceparent, request_id: &request_id };
-        let served = self.fleet.wake(&key, Asker::Traffic, origin).await?;
+        let (router, traceparent) = (Some(router_instance.as_str()), span.traceparent());
+        let origin = Origin { router, traceparent, request_id: &request_id };
+        let served = self.fleet.wake(&key, Asker::Traffic, origin).await;
+        let served = served.inspect_err(|failure| span.fail(failure.reason))?;
+        if let Some(wake) = served.joined {
+            span.link(wake);
+        }
         Ok(Response::new(WakeReply {
             binding: Some(served.binding),
             policy: Some(served.policy),

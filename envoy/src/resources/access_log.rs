@@ -37,6 +37,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("request_sent_ms", "%REQUEST_TX_DURATION%"),
     ("status", "%RESPONSE_CODE%"),
     ("time", "%START_TIME%"),
+    ("trace_id", "%TRACE_ID%"),
     ("upstream", "%UPSTREAM_HOST%"),
     ("wake", "%DYNAMIC_METADATA(reveille:wake)%"),
 ];

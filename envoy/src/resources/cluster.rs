@@ -45,6 +45,8 @@ const ACTOR_IDLE: Duration = Duration::from_secs(2);
 const ACTOR_CLEANUP: Duration = Duration::from_secs(60);
 /// Limit of one connection attempt to a part of Reveille.
 const PART_CONNECT: Duration = Duration::from_secs(1);
+/// Calls to the collector of traces at a time.
+const COLLECTOR_CALLS: u32 = 16;
 /// What a connection may buffer in each direction: it bounds the memory of a large body, and of a request
 /// that is parked.
 pub(super) const BUFFER: u32 = 128 * 1024;
@@ -171,6 +173,28 @@ pub(crate) fn grpc(name: &str, at: &[Address], max_requests: u32) -> Cluster {
             explicit(ProtocolConfig::Http2ProtocolOptions(protocol)),
             None,
         ),
+        ..Default::default()
+    }
+}
+
+/// Whoever takes Envoy's spans. What it cannot be told is dropped, so no more than a few calls wait for it.
+pub(super) fn collector(at: &Address) -> Cluster {
+    let discovery = match at {
+        Address::Name { .. } => cluster::DiscoveryType::StrictDns,
+        Address::Tcp(_) | Address::Unix(_) => cluster::DiscoveryType::Static,
+    };
+    let protocol = ProtocolConfig::Http2ProtocolOptions(http2());
+    Cluster {
+        name: names::COLLECTOR.into(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: names::COLLECTOR.into(),
+            endpoints: vec![locality(address(at), 0)],
+            ..Default::default()
+        }),
+        connect_timeout: duration(PART_CONNECT),
+        circuit_breakers: Some(circuit_breakers(COLLECTOR_CALLS)),
+        typed_extension_protocol_options: protocol_options(explicit(protocol), None),
         ..Default::default()
     }
 }

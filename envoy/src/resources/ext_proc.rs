@@ -21,9 +21,9 @@ use envoy_types::pb::envoy::{
         v3::{HttpStatus, StatusCode},
     },
 };
-use reveille_api::{Ladder, Reason};
+use reveille_api::Reason;
 
-use super::names;
+use super::{Config, names};
 use crate::proto::{any, boolean, duration, uint32};
 
 /// All that the router learns of a request. Credentials and cookies stay in Envoy, and the message is small.
@@ -47,7 +47,7 @@ const ANSWER_HEADERS: &str = "^(x-reveille-.*|content-type|retry-after|proxy-sta
 const RETRIES: u32 = 2;
 
 /// `more` headers are forwarded too.
-pub(super) fn filter(ladder: &Ladder, more: &[&str]) -> ExternalProcessor {
+pub(super) fn filter(config: &Config, more: &[&str]) -> ExternalProcessor {
     ExternalProcessor {
         grpc_service: Some(GrpcService {
             target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(
@@ -71,7 +71,7 @@ pub(super) fn filter(ladder: &Ladder, more: &[&str]) -> ExternalProcessor {
             // request ends, and its end is how the router counts what is in flight.
             response_trailer_mode: HeaderSendMode::Send.into(),
         }),
-        message_timeout: duration(ladder.ext_proc()),
+        message_timeout: duration(config.ladder.ext_proc()),
         stat_prefix: names::METADATA.into(),
         mutation_rules: Some(HeaderMutationRules {
             disallow_all: boolean(true),
@@ -95,7 +95,8 @@ pub(super) fn filter(ladder: &Ladder, more: &[&str]) -> ExternalProcessor {
             ..Default::default()
         }),
         status_on_error: Some(HttpStatus { code: unreachable_status().into() }),
-        emit_client_span: boolean(false),
+        // Of a span that is not kept Envoy would tell the router that the request is not recorded.
+        emit_client_span: boolean(config.traces.is_some()),
         ..Default::default()
     }
 }

@@ -37,7 +37,7 @@ use reveille_api::net::Address;
 use super::{
     Config, Https, access_log, cluster, ext_proc, local_reply, names,
     route::{self, Try},
-    tls,
+    tls, traces,
 };
 use crate::proto::{address, any, boolean, duration, uint32};
 
@@ -158,6 +158,7 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
 
         local_reply_config: Some(local_reply::config()),
         access_log: access_log::access_log(&config.access_log),
+        tracing: config.traces.as_ref().map(traces::tracing),
         ..Default::default()
     }
 }
@@ -201,7 +202,7 @@ fn strip() -> HttpFilter {
 }
 
 fn ext_proc_filter(config: &Config, more: &[&str]) -> HttpFilter {
-    http_filter("envoy.filters.http.ext_proc", &ext_proc::filter(&config.ladder, more))
+    http_filter("envoy.filters.http.ext_proc", &ext_proc::filter(config, more))
 }
 
 fn router_filter() -> HttpFilter {

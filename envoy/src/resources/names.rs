@@ -26,6 +26,8 @@ pub const ACTORS_H2C: &str = "actors-h2c";
 pub const AGAIN: &str = "again";
 /// Cluster of the routers' ext_proc servers, in the bootstrap: each Envoy has an order of its own.
 pub const ROUTER: &str = "router";
+/// Cluster of the collector of traces.
+pub const COLLECTOR: &str = "collector";
 /// The HTTPS listener.
 pub const HTTPS: &str = "https";
 /// The secret with the certificate of the HTTPS listener.

@@ -14,6 +14,8 @@ use tokio::{
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER: usize = 64 * 1024;
+/// Most of what is asked for by people.
+const LONG_ANSWER: usize = 64 << 20;
 
 pub(super) struct Admin {
     at: Address,
@@ -33,6 +35,8 @@ pub(super) enum Error {
     Timeout,
     #[error("the answer is not understood: {0:?}")]
     Answer(String),
+    #[error("the answer is no JSON")]
+    Json(#[from] serde_json::Error),
 }
 
 impl Admin {
@@ -78,7 +82,17 @@ impl Admin {
         }
     }
 
+    /// What it says of itself.
+    pub(super) async fn json(&self, path: &str) -> Result<serde_json::Value, Error> {
+        let answer = self.ask(Method::GET, path, LONG_ANSWER).await?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
     async fn call(&self, method: Method, path: &str) -> Result<String, Error> {
+        self.ask(method, path, ANSWER).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, most: usize) -> Result<String, Error> {
         let call = async {
             let io = match &self.at {
                 Address::Tcp(addr) => Io::Tcp(TcpStream::connect(addr).await?),
@@ -95,7 +109,7 @@ impl Admin {
             let exchange = async {
                 let answer = sender.send_request(request).await?;
                 let status = answer.status();
-                let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+                let body = Limited::new(answer.into_body(), most).collect().await;
                 let body = body.map_err(Error::Body)?.to_bytes();
                 if status != StatusCode::OK {
                     return Err(Error::Status(status));

@@ -11,6 +11,7 @@
 //! Whatever fails, and also a deadline or a cancellation, leaves nothing behind that runs or can be reached.
 
 mod golden;
+mod spans;
 
 use std::{
     net::{SocketAddr, SocketAddrV4},
@@ -23,9 +24,12 @@ use std::{
 use reveille_api::{
     ActorKey, Epoch, Failure, Reason,
     manifest::{ActorTemplateSpec, template::Rootfs},
+    trace::Traceparent,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use spans::Spans;
 
 use crate::{
     core::{Activated, Activation, Core, OpError, Origin},
@@ -54,6 +58,8 @@ pub(crate) struct Activate {
     /// None: cold start.
     pub(crate) snapshot: Option<String>,
     pub(crate) deadline: Duration,
+    /// Of the wake that asks for it.
+    pub(crate) traceparent: Option<Traceparent>,
 }
 
 impl Activate {
@@ -73,6 +79,7 @@ pub(super) async fn activate(
     cancel: CancellationToken,
 ) -> Result<Box<Activation>, OpError> {
     let begin = Instant::now();
+    let spans = Spans::begin(&actor, &request);
     let deadline = begin + request.deadline;
     let index = core.worker_index(&request.worker).ok_or_else(|| unknown(&request.worker))?;
     let directory = match &request.template.rootfs {
@@ -101,6 +108,7 @@ pub(super) async fn activate(
         begin,
         fetching: &fetching,
         sandbox: &sandbox,
+        spans: &spans,
     };
     let launched = tokio::select! {
         biased;
@@ -123,6 +131,7 @@ pub(super) async fn activate(
         }
         Err(error) => {
             tracing::warn!(%actor, epoch = %request.epoch, %error, "an activation failed");
+            spans.fail(error.reason());
             let sandbox = attempt.present().take();
             match sandbox {
                 Some(sandbox) => core.teardown(runtime, &sandbox, None, Some(lease)).await,
@@ -144,6 +153,7 @@ struct Attempt<'a> {
     fetching: &'a Mutex<Option<&'static str>>,
     /// What there is to be removed when this comes to nothing.
     sandbox: &'a Mutex<Option<String>>,
+    spans: &'a Spans,
 }
 
 /// What a sandbox is made from.
@@ -249,6 +259,7 @@ impl Attempt<'_> {
         };
         self.save(&record)?;
         let fetch = self.begin.elapsed();
+        self.spans.next("restore");
         let Booted { process, watch, up } =
             self.boot(lease, &sandbox, source.image(), endpoint).await?;
         record.process = Some(process.id());
@@ -336,6 +347,7 @@ impl Attempt<'_> {
             launched = &mut launched => {
                 let ((process, watch), ()) = launched?;
                 let up = self.begin.elapsed();
+                self.spans.next("ready");
                 check.hurry();
                 tokio::select! {
                     biased;
@@ -352,6 +364,7 @@ impl Attempt<'_> {
             // It answers already, and the program is only about to end.
             () = &mut passed => {
                 let up = self.begin.elapsed();
+                self.spans.next("ready");
                 let ((process, watch), ()) = launched.await?;
                 Ok(Booted { process, watch, up })
             }

@@ -16,11 +16,12 @@ use super::{
 #[tokio::test]
 async fn the_first_request_wakes_the_actor_and_says_what_it_waited_for() {
     let (rig, mut fake) = Rig::start().await;
-    let headers = [(":authority", HOST), ("traceparent", "00-1-2-01")];
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [(":authority", HOST), ("traceparent", traceparent)];
     let mut exchange = Exchange::begin(&rig.envoy, &headers).await;
     let wake = fake.wake().await;
     assert_eq!(wake.request.actor, Some((&counter()).into()));
-    assert_eq!(wake.request.traceparent, "00-1-2-01");
+    assert_eq!(wake.request.traceparent, traceparent);
     let (hello, held) = fake.session().await.greeting().await;
     assert_eq!((hello.router.as_str(), held.len()), ("router-1", 0));
     assert_eq!(wake.request.router_instance, hello.instance);

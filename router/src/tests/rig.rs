@@ -61,6 +61,7 @@ impl Rig {
             http: vec!["127.0.0.1:8080".parse().unwrap()],
             https: None,
             access_log: None,
+            traces: None,
             namespace_share: 50,
         };
         change(&mut config);

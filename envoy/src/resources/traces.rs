@@ -1,0 +1,72 @@
+//! Envoy's spans: one of a request, one of its way to the actor, sent to the collector by Envoy itself.
+//!
+//! What the client says in `traceparent` is gone on with, also whether it is recorded. The router is told in the metadata of
+//! its ext_proc stream, the actor in `traceparent`. Of the URL a span has scheme, host and path: never the query.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::{
+    config::{
+        core::v3::{GrpcService, grpc_service},
+        trace::v3::{OpenTelemetryConfig, tracing::Http, tracing::http::ConfigType},
+    },
+    extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing,
+    r#type::{
+        tracing::v3::{CustomTag, custom_tag},
+        v3::Percent,
+    },
+};
+
+use super::{Traces, names};
+use crate::proto::{any, boolean, duration, uint32};
+
+/// `service.name` of every Envoy.
+const SERVICE: &str = "reveille-envoy";
+/// A collector that takes longer has lost those spans.
+const EXPORT: Duration = Duration::from_secs(3);
+/// Spans that wait to be sent.
+const QUEUE: u32 = 4096;
+
+/// What the spans of requests say beside what Envoy always says.
+const TAGS: &[(&str, &str)] = &[
+    ("url.path", "%PATH(NQ)%"),
+    ("reveille.reason", "%RESP(x-reveille-reason)%"),
+    ("reveille.wake", "%DYNAMIC_METADATA(reveille:wake)%"),
+];
+
+pub(super) fn tracing(traces: &Traces) -> Tracing {
+    let target = grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+        cluster_name: names::COLLECTOR.into(),
+        ..Default::default()
+    });
+    let provider = OpenTelemetryConfig {
+        grpc_service: Some(GrpcService {
+            target_specifier: Some(target),
+            timeout: duration(EXPORT),
+            ..Default::default()
+        }),
+        service_name: SERVICE.into(),
+        max_cache_size: uint32(QUEUE),
+        ..Default::default()
+    };
+    let tag = |(tag, format): &(&str, &str)| CustomTag {
+        tag: (*tag).into(),
+        r#type: Some(custom_tag::Type::Value((*format).into())),
+    };
+    Tracing {
+        provider: Some(Http {
+            name: "envoy.tracers.opentelemetry".into(),
+            config_type: Some(ConfigType::TypedConfig(any(&provider))),
+        }),
+        random_sampling: Some(Percent { value: f64::from(traces.per_million) / 10_000.0 }),
+        // Nobody outside asks for more of them by a header of Envoy's own.
+        client_sampling: Some(Percent { value: 0.0 }),
+        // The path comes without its query, below.
+        max_path_tag_length: uint32(0),
+        custom_tags: TAGS.iter().map(tag).collect(),
+        spawn_upstream_span: boolean(true),
+        operation: "%REQ(:method)%".into(),
+        upstream_operation: "%REQ(:method)%".into(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,205 @@
+//! One request, one trace: from the client's `traceparent` through Envoy, router, control plane and node, and on to the actor.
+
+use std::collections::BTreeSet;
+
+use futures::future::join_all;
+use hyper::{Request, header::HOST};
+
+use crate::{
+    COUNTER,
+    harness::{
+        cluster::{Cluster, Options},
+        collector::{Collector, Span, outline},
+        eventually, machine_can_run_it,
+        manifest::Manifests,
+    },
+};
+
+const ENVOY: &str = "reveille-envoy";
+const ROUTER: &str = "reveille-router";
+const CONTROL_PLANE: &str = "reveille-controlplane";
+const NODE: &str = "reveille-node";
+/// What a wake has, from the first to the last.
+const WAKE: [(&str, &str); 8] = [
+    (ENVOY, "GET"),
+    (ROUTER, "route"),
+    (ROUTER, "wake"),
+    (CONTROL_PLANE, "Routers/Wake"),
+    (CONTROL_PLANE, "wake"),
+    (CONTROL_PLANE, "activate"),
+    (NODE, "NodeAgent/Activate"),
+    (NODE, "ready"),
+];
+
+async fn traced(collector: &Collector, extra: &[&str]) -> Cluster {
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    let mut options = Options::new(manifests);
+    options.extra = vec!["--otlp-endpoint".into(), collector.url()];
+    options.extra.extend(extra.iter().map(|flag| (*flag).to_owned()));
+    Cluster::start(options).await
+}
+
+fn trace(n: u8) -> String {
+    format!("{n:02x}f7651916cd43dd8448eb211c80319c")
+}
+
+/// With the client's own span.
+fn request(cluster: &Cluster, trace: &str, flags: &str) -> hyper::http::request::Builder {
+    Request::get(cluster.client.uri("/headers?secret=yes"))
+        .header(HOST, COUNTER)
+        .header("authorization", "Bearer hush-hush")
+        .header("cookie", "session=hush-hush")
+        .header("traceparent", format!("00-{trace}-{CLIENT}-{flags}"))
+}
+
+const CLIENT: &str = "b7ad6b7169203331";
+
+fn find<'a>(spans: &'a [Span], service: &str, name: &str) -> &'a Span {
+    let mut found = spans.iter().filter(|span| span.service == service && span.name == name);
+    found.next().unwrap_or_else(|| panic!("no {service} {name}: {:#?}", outline(spans)))
+}
+
+/// From a span up to the client.
+fn path(spans: &[Span], from: &Span) -> Vec<String> {
+    let mut path = vec![format!("{} {}", from.service, from.name)];
+    let mut at = from;
+    while at.parent != CLIENT {
+        at = spans.iter().find(|span| span.id == at.parent).unwrap_or_else(|| {
+            panic!("{} {} has no parent: {:#?}", at.service, at.name, outline(spans))
+        });
+        path.push(format!("{} {}", at.service, at.name));
+    }
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it() {
+    if !machine_can_run_it("traces") {
+        return;
+    }
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, &["--log-format", "json"]).await;
+    let id = trace(1);
+    let answer = cluster.client.send(request(&cluster, &id, "01"), "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Another span's, of the same trace.
+    let headers: serde_json::Value = answer.json();
+    let told = headers["traceparent"].as_str().expect("a traceparent").to_owned();
+    assert!(told.starts_with(&format!("00-{id}-")) && told.ends_with("-01"), "{told}");
+    assert!(!told.contains(CLIENT), "{told}");
+
+    let spans = collector.whole(&id, &WAKE).await;
+    let ready = path(&spans, find(&spans, NODE, "ready"));
+    let services: Vec<_> = ready.iter().map(|step| step.split(' ').next().unwrap()).collect();
+    let mut order = services.clone();
+    order.dedup();
+    assert_eq!(order, [NODE, CONTROL_PLANE, ROUTER, ENVOY], "{ready:?}");
+    for span in &spans {
+        path(&spans, span);
+    }
+    for (service, name) in [(NODE, "fetch"), (NODE, "restore"), (CONTROL_PLANE, "place")] {
+        find(&spans, service, name);
+    }
+    let upstream = spans.iter().find(|span| told.contains(&span.id)).expect("the actor's parent");
+    assert_eq!(upstream.service, ENVOY);
+    assert_eq!(
+        find(&spans, NODE, "NodeAgent/Activate").attributes["reveille.actor"],
+        "demo/counter"
+    );
+    let request_span = spans.iter().find(|span| span.parent == CLIENT).expect("Envoy's");
+    assert_eq!(request_span.attributes["url.path"], "/headers");
+    for span in &spans {
+        for secret in ["secret=yes", "hush-hush", "session="] {
+            assert!(!span.text.contains(secret), "{secret}: {}", span.text);
+        }
+    }
+
+    let logged = || async {
+        let logs = cluster.log_text();
+        let lines = logs.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        let parts: BTreeSet<String> = lines
+            .filter(|line| line["trace_id"] == id)
+            .filter_map(|line| line["part"].as_str().map(str::to_owned))
+            .collect();
+        let all = ["controlplane", "node"].iter().all(|part| parts.contains(*part));
+        if all { Ok(()) } else { Err((parts, logs)) }
+    };
+    eventually("the parts log the trace", std::time::Duration::from_secs(5), logged).await;
+    let access = || async {
+        let log =
+            std::fs::read_to_string(cluster.data_dir().join("access.log")).unwrap_or_default();
+        let mut lines =
+            log.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+        if lines.any(|line| line["trace_id"] == id) { Ok(()) } else { Err(log) }
+    };
+    eventually("Envoy logs the trace", std::time::Duration::from_secs(10), access).await;
+
+    // Warm: nothing but Envoy and the router. Not recorded, where the client says so: nothing at all.
+    let (warm, unrecorded) = (trace(2), trace(3));
+    assert_eq!(cluster.client.send(request(&cluster, &unrecorded, "00"), "").await.status, 200);
+    assert_eq!(cluster.client.send(request(&cluster, &warm, "01"), "").await.status, 200);
+    let spans = collector.whole(&warm, &[(ENVOY, "GET"), (ROUTER, "route")]).await;
+    let services: BTreeSet<_> = spans.iter().map(|span| span.service.as_str()).collect();
+    assert_eq!(services, BTreeSet::from([ENVOY, ROUTER]), "{:#?}", outline(&spans));
+    assert_eq!(collector.trace(&unrecorded).len(), 0);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_join_a_wake_link_to_it_from_traces_of_their_own() {
+    if !machine_can_run_it("joined traces") {
+        return;
+    }
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, &[]).await;
+    let ids: Vec<_> = (1..=8).map(trace).collect();
+    let answers = ids.iter().map(|id| cluster.client.send(request(&cluster, id, "01"), ""));
+    for answer in join_all(answers).await {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let mut routes = Vec::new();
+    for id in &ids {
+        let spans = collector.whole(id, &[(ENVOY, "GET"), (ROUTER, "route")]).await;
+        routes.push(find(&spans, ROUTER, "route").clone());
+    }
+    let owner = eventually("the wake is told", std::time::Duration::from_secs(20), || async {
+        let all: Vec<_> = ids.iter().flat_map(|id| collector.trace(id)).collect();
+        let wakes = all.iter().filter(|s| s.service == ROUTER && s.name == "wake");
+        let wakes: Vec<_> = wakes.cloned().collect();
+        let started = all.iter().filter(|s| s.service == NODE && s.name == "ready").count();
+        match wakes.as_slice() {
+            [wake] if started == 1 => Ok(wake.clone()),
+            _ => Err(outline(&all)),
+        }
+    })
+    .await;
+    for route in routes {
+        let linked = route.links.contains(&(owner.trace.clone(), owner.id.clone()));
+        let owns = owner.parent == route.id;
+        assert!(linked != owns, "{route:?}\n{owner:?}");
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_nothing_is_added_and_the_actor_gets_the_clients_traceparent() {
+    if !machine_can_run_it("no traces") {
+        return;
+    }
+    let manifests =
+        Manifests::new().counter("demo", "counter", "").actor("demo", "counter", "counter");
+    let mut options = Options::new(manifests);
+    options.extra = vec!["--log-format".into(), "json".into()];
+    let cluster = Cluster::start(options).await;
+    let id = trace(1);
+    let answer = cluster.client.send(request(&cluster, &id, "01"), "").await;
+    let headers: serde_json::Value = answer.json();
+    assert_eq!(headers["traceparent"], format!("00-{id}-{CLIENT}-01"), "{headers}");
+    let answer = cluster.client.get(COUNTER, "/headers").await;
+    assert!(!answer.text().contains("traceparent"), "{answer:?}");
+    // The log names it all the same.
+    let of_node = |line: &str| line.contains(&id) && line.contains("\"part\":\"node\"");
+    assert!(cluster.log_text().lines().any(of_node), "{}", cluster.log_tail());
+    cluster.stop().await;
+}

@@ -1,0 +1,140 @@
+//! An OpenTelemetry collector that keeps what it is sent.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::eventually;
+
+/// Spans are sent each second.
+const ARRIVE: Duration = Duration::from_secs(30);
+
+/// Takes spans of everybody, until it is dropped.
+pub struct Collector {
+    pub address: SocketAddr,
+    spans: Kept,
+    _server: JoinSet<()>,
+}
+
+type Kept = Arc<Mutex<Vec<Span>>>;
+
+/// One that was sent.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub service: String,
+    pub name: String,
+    pub trace: String,
+    pub id: String,
+    /// Empty for the first of a trace.
+    pub parent: String,
+    pub attributes: BTreeMap<String, String>,
+    /// Trace and span.
+    pub links: Vec<(String, String)>,
+    pub micros: u64,
+    pub failed: bool,
+    /// All of it, as it came.
+    pub text: String,
+}
+
+impl Collector {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let spans = Kept::default();
+        let service = TraceServiceServer::new(Keep(Arc::clone(&spans)));
+        let serve = Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let mut server = JoinSet::new();
+        server.spawn(async move { serve.await.expect("it serves") });
+        Self { address, spans, _server: server }
+    }
+
+    /// For `--otlp-endpoint`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// All there are of a trace.
+    pub fn trace(&self, id: &str) -> Vec<Span> {
+        let spans = self.spans.lock().expect("not poisoned");
+        spans.iter().filter(|span| span.trace == id).cloned().collect()
+    }
+
+    /// Waits until a trace has what it takes; gives its spans.
+    pub async fn whole(&self, id: &str, names: &[(&str, &str)]) -> Vec<Span> {
+        eventually("the trace is whole", ARRIVE, || async {
+            let spans = self.trace(id);
+            let has = |(service, name): &(&str, &str)| {
+                spans.iter().any(|span| span.service == *service && span.name == *name)
+            };
+            if names.iter().all(has) { Ok(spans) } else { Err(outline(&spans)) }
+        })
+        .await
+    }
+}
+
+/// For messages.
+pub fn outline(spans: &[Span]) -> Vec<String> {
+    let line = |s: &Span| format!("{} {} {} <- {}", s.service, s.name, s.id, s.parent);
+    spans.iter().map(line).collect()
+}
+
+struct Keep(Kept);
+
+#[tonic::async_trait]
+impl TraceService for Keep {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut kept = self.0.lock().expect("not poisoned");
+        for of_resource in request.into_inner().resource_spans {
+            let resource = of_resource.resource.unwrap_or_default();
+            let service = attributes(&resource.attributes).remove("service.name");
+            let service = service.unwrap_or_default();
+            for span in of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                kept.push(Span {
+                    service: service.clone(),
+                    text: format!("{span:?}"),
+                    trace: hex(&span.trace_id),
+                    id: hex(&span.span_id),
+                    parent: hex(&span.parent_span_id),
+                    attributes: attributes(&span.attributes),
+                    links: span.links.iter().map(|l| (hex(&l.trace_id), hex(&l.span_id))).collect(),
+                    micros: span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano)
+                        / 1000,
+                    failed: span.status.is_some_and(|status| status.code == 2),
+                    name: span.name,
+                });
+            }
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: &Option<AnyValue>| match value.as_ref().and_then(|v| v.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        other => format!("{other:?}"),
+    };
+    all.iter().map(|a| (a.key.clone(), text(&a.value))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
