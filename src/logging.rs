@@ -18,6 +18,9 @@ use tracing_subscriber::{
 use crate::error::{Error, Result};
 use level::Level;
 
+/// Libraries that tell every frame at DEBUG. Who wants to see that names them.
+const QUIET: &str = "h2=info,hyper_util=info,opentelemetry_sdk=info";
+
 /// How a role logs.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -79,7 +82,8 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
         )
     };
     for directive in text.split(',') {
-        if !directive.contains('=') && directive.parse::<LevelFilter>().is_err() {
+        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
+        if !directive.contains('=') && !is_level {
             return Err(wrong(&format!("{directive:?} is no level")));
         }
     }

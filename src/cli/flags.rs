@@ -74,6 +74,7 @@ fn row(arg: &Arg) -> String {
     };
     let shown = match (name.is_empty(), takes) {
         (true, _) => value,
+        (false, true) if arg.is_require_equals_set() => format!("{name}[={value}]"),
         (false, true) => format!("{name} {value}"),
         (false, false) => name,
     };

@@ -100,3 +100,40 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         self.exporter.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use opentelemetry::{
+        Context,
+        trace::{SpanBuilder, SpanContext, TraceContextExt, Tracer},
+    };
+    use reveille_api::trace::Traceparent;
+
+    use super::*;
+
+    /// Takes calls and never answers.
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl SpanExporter for Deaf {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            pending().await
+        }
+    }
+
+    #[test]
+    fn a_collector_that_does_not_answer_holds_nobody_up() {
+        let provider = provider(Deaf, Resource::builder_empty().build());
+        let tracer = provider.tracer("test");
+        let client = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let client: SpanContext = client.parse::<Traceparent>().unwrap().into();
+        let client = Context::new().with_remote_span_context(client);
+        for _ in 0..3 * QUEUE {
+            drop(tracer.build_with_context(SpanBuilder::from_name("span"), &client));
+        }
+        let ended = provider.shutdown_with_timeout(Duration::from_millis(100));
+        assert!(ended.is_err(), "they cannot have been sent");
+    }
+}

@@ -143,6 +143,19 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
     let services: BTreeSet<_> = spans.iter().map(|span| span.service.as_str()).collect();
     assert_eq!(services, BTreeSet::from([ENVOY, ROUTER]), "{:#?}", outline(&spans));
     assert_eq!(collector.trace(&unrecorded).len(), 0);
+
+    // Envoy can be asked what it was told of the collector.
+    let admin = cluster.admin.to_string();
+    let dump = cluster.ok(&["envoy", "dump", "--admin", &admin, "-o", "json"]).await;
+    let dump: serde_json::Value = serde_json::from_str(&dump).expect("JSON");
+    let clusters = dump["items"][0]["clusters"].as_array().expect("clusters");
+    let told = clusters.iter().find(|found| found["name"] == "collector").expect("a collector");
+    assert_eq!(told["endpoints"][0]["address"], collector.address.to_string(), "{told}");
+    let listeners = dump["items"][0]["listeners"].as_array().expect("listeners");
+    let http = listeners.iter().find(|found| found["name"] == "http").expect("a listener");
+    assert_eq!(http["addresses"][0], cluster.http.to_string(), "{http}");
+    let ways = serde_json::json!(["actors-http1", "again"]);
+    assert!(http["routes"].as_array().unwrap().iter().any(|way| way["clusters"] == ways), "{http}");
     cluster.stop().await;
 }
 
@@ -198,7 +211,26 @@ async fn without_a_collector_nothing_is_added_and_the_actor_gets_the_clients_tra
     assert_eq!(headers["traceparent"], format!("00-{id}-{CLIENT}-01"), "{headers}");
     let answer = cluster.client.get(COUNTER, "/headers").await;
     assert!(!answer.text().contains("traceparent"), "{answer:?}");
-    // The log names it all the same.
+    // The log names it all the same. Each part says what it logs, and can be told otherwise.
+    let levels = cluster.ok(&["log-level", "-o", "json"]).await;
+    let levels: serde_json::Value = serde_json::from_str(&levels).expect("JSON");
+    let parts = levels["items"].as_array().expect("items").iter();
+    let parts: BTreeSet<_> = parts.filter_map(|item| item["part"].as_str()).collect();
+    let all = ["controlplane", "dns", "envoy", "node", "router", "up"];
+    assert_eq!(parts, BTreeSet::from(all));
+    assert!(!cluster.log_text().contains("\"level\":\"DEBUG\""));
+    cluster.ok(&["log-level", "router", "debug"]).await;
+    cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
+    let id = trace(2);
+    assert_eq!(cluster.client.send(request(&cluster, &id, "01"), "").await.status, 200);
+    let debug = |line: &str| {
+        ["\"DEBUG\"", "\"part\":\"router\"", &id].iter().all(|what| line.contains(what))
+    };
+    let logged = || async {
+        let log = cluster.log_text();
+        if log.lines().any(debug) { Ok(()) } else { Err(log) }
+    };
+    eventually("the router says more", std::time::Duration::from_secs(10), logged).await;
     let of_node = |line: &str| line.contains(&id) && line.contains("\"part\":\"node\"");
     assert!(cluster.log_text().lines().any(of_node), "{}", cluster.log_tail());
     cluster.stop().await;
