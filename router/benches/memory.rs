@@ -145,6 +145,7 @@ async fn router(folder: &Path) {
         http: vec!["127.0.0.1:8080".parse().expect("an address")],
         https: None,
         access_log: None,
+        traces: None,
         namespace_share: 100,
     };
     let app = config.build().await.expect("a router");
