@@ -596,10 +596,7 @@ impl Driver {
         Asked::Request {
             router: self.fleet.routers.router_of(instance).unwrap_or_else(|| instance.to_owned()),
             id: waiter.request_id.clone(),
-            traceparent: Some(&waiter.traceparent)
-                .filter(|t| is_trace(t))
-                .cloned()
-                .unwrap_or_default(),
+            traceparent: waiter.traceparent.map(|t| t.to_string()).unwrap_or_default(),
         }
     }
 
@@ -711,11 +708,6 @@ impl Driver {
         let record = (!self.deleted).then(|| Arc::new(self.record.clone()));
         self.view.send_replace(record);
     }
-}
-
-/// It comes from a client: nothing else is kept.
-fn is_trace(parent: &str) -> bool {
-    parent.len() == 55 && parent.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
 pub(crate) fn draining() -> Failure {
