@@ -104,8 +104,8 @@ async fn the_status_page_shows_a_wake_while_it_happens_on_a_desk_and_on_a_phone(
 
     cluster.ok(&["suspend", "actor", "holder", "-n", "demo"]).await;
     assert_eq!(waiting.await.expect("joined").count().count, 1);
-    let requests = desk.shows("#requests", "cold_start").await;
-    assert!(requests.contains("demo/counter"), "{requests}");
+    let requests = desk.shows("#requests", "demo/counter").await;
+    assert!(requests.contains("cold_start"), "{requests}");
     cluster.client.get("nobody.demo.actors.localhost", "/").await;
     desk.shows("#requests", "actor_not_found").await;
     desk.shows("#bindings", "demo/counter").await;

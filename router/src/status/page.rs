@@ -255,7 +255,7 @@ fn wakes(page: &mut String, view: &View) {
         ("from", "wide nowrap"),
         ("worker", "wide nowrap"),
         ("in this phase", "num"),
-        ("this router waits", "num"),
+        ("this router waits", "num wide"),
     ];
     table(page, "wakes", columns, told.chain(own), "Nothing wakes.");
 }
@@ -419,7 +419,7 @@ fn envoys(page: &mut String, fleet: &ads::View) {
     });
     let columns = [
         ("node", "name"),
-        ("version", "nowrap"),
+        ("version", "wide nowrap"),
         ("protocol", "wide nowrap"),
         ("configuration", "break"),
         ("refused", "break"),
@@ -460,7 +460,7 @@ fn bindings(page: &mut String, view: &View) {
         ("actor", "name"),
         ("endpoint", "nowrap"),
         ("in flight", "num"),
-        ("idle", "num"),
+        ("idle", "num wide"),
         ("woken by", "wide nowrap"),
         ("epoch", "num wide"),
         ("term", "num wide"),
