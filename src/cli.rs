@@ -12,6 +12,7 @@ pub(crate) mod flags;
 mod get;
 mod log_level;
 mod logs;
+mod metrics_reference;
 mod top;
 
 use clap::{Parser, Subcommand};
@@ -72,6 +73,8 @@ pub(crate) enum Command {
     Completion(completion::Args),
     #[command(hide = true)]
     Flags(flags::Args),
+    #[command(hide = true)]
+    MetricsReference(metrics_reference::Args),
 }
 
 impl Command {
@@ -103,6 +106,7 @@ impl Command {
             Self::Envoy(args) => args.run(),
             Self::Completion(args) => args.run(),
             Self::Flags(args) => args.run(),
+            Self::MetricsReference(args) => args.run(),
         }
     }
 }

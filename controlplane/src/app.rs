@@ -1,11 +1,10 @@
 //! Puts the control plane together, serves it, and takes it down in order.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
 use futures::Stream;
 use reveille_api::{
-    Ladder,
+    Ladder, metrics as pages,
     net::{Address, Authorize, ListenError, Listener, Role},
     proto::{
         self, control_server::ControlServer, names_server::NamesServer, nodes_server::NodesServer,
@@ -14,7 +13,6 @@ use reveille_api::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -38,6 +36,7 @@ use crate::{
     fleet::{Fleet, Parts},
     metrics::Metrics,
     nodes::{Dial, GrpcAgent, Nodes},
+    page::Page,
     routers::Routers,
     service::{
         control::ControlService, names::NamesService, nodes::NodesService,
@@ -45,6 +44,7 @@ use crate::{
     },
     store::{
         self,
+        measured::Measured,
         records::Records,
         redb::{OpenError, RedbStore},
     },
@@ -83,14 +83,6 @@ pub enum BuildError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The address of the metrics cannot be listened on.
-    #[error("cannot listen on {address} for metrics")]
-    Metrics {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The token file cannot be read or made.
     #[error("token file {}", path.display())]
     Token {
@@ -113,9 +105,9 @@ pub enum Error {
     /// A listener has ended.
     #[error("a server has ended")]
     Serve(#[source] tonic::transport::Error),
-    /// The metrics' listener has ended.
-    #[error("the metrics server has ended")]
-    Metrics(#[source] std::io::Error),
+    /// The pages' listener has ended.
+    #[error("the status server has ended")]
+    Status(#[source] std::io::Error),
 }
 
 /// Where it listens.
@@ -125,8 +117,8 @@ pub struct Addrs {
     pub listen: Address,
     /// Everything with certificates; for programs with the token without.
     pub tcp: Option<Address>,
-    /// Prometheus text.
-    pub metrics: Option<SocketAddr>,
+    /// Metrics and probes.
+    pub status: Option<Address>,
 }
 
 /// A control plane that is ready to serve.
@@ -135,7 +127,7 @@ pub struct App {
     records: Records,
     listener: Listener,
     tcp: Option<(Listener, Access)>,
-    metrics: Option<TcpListener>,
+    status: Option<Listener>,
     addrs: Addrs,
 }
 
@@ -157,33 +149,29 @@ impl Config {
     /// As [`Config::build`], with another way to call node agents.
     pub async fn build_with(self, dial: Dial) -> Result<App, BuildError> {
         let store = RedbStore::open(&self.data_dir.join(STORE))?;
-        let records = Records::new(Arc::new(store));
+        let metrics = Metrics::default();
+        let records = Records::new(Arc::new(Measured::new(Arc::new(store), metrics.clone())));
         // Before the listeners: whoever calls finds everything known.
         let read = |source| BuildError::Read { path: self.data_dir.clone(), source };
-        let start = start(self.ladder, self.timings, self.wake_budget, records.clone(), dial);
+        let budget = self.wake_budget;
+        let start = start(self.ladder, self.timings, budget, records.clone(), metrics, dial);
         let fleet = start.await.map_err(read)?;
         let listener = self.transport.listen(&self.listen).await?;
         let tcp = match &self.tcp {
             Some(address) => Some(self.listen_tcp(address).await?),
             None => None,
         };
-        let metrics = match self.metrics {
-            Some(address) => {
-                let failed = |source| BuildError::Metrics { address, source };
-                Some(TcpListener::bind(address).await.map_err(failed)?)
-            }
+        let status = match &self.status {
+            Some(address) => Some(pages::listen(address).await?),
             None => None,
         };
         let bound = |listener: &Listener| listener.address().map_err(BuildError::Bound);
         let addrs = Addrs {
             listen: bound(&listener)?,
             tcp: tcp.as_ref().map(|(listener, _)| bound(listener)).transpose()?,
-            metrics: match &metrics {
-                Some(listener) => Some(listener.local_addr().map_err(BuildError::Bound)?),
-                None => None,
-            },
+            status: status.as_ref().map(bound).transpose()?,
         };
-        Ok(App { fleet, records, listener, tcp, metrics, addrs })
+        Ok(App { fleet, records, listener, tcp, status, addrs })
     }
 
     /// TLS if there is a certificate; plain, on loopback and for who has the token, only if there is none.
@@ -203,6 +191,7 @@ async fn start(
     timings: Timings,
     wake_budget: u32,
     records: Records,
+    metrics: Metrics,
     dial: Dial,
 ) -> Result<Arc<Fleet>, store::Error> {
     let clock = Clock::default();
@@ -215,7 +204,7 @@ async fn start(
         catalog: Catalog::open(records.clone(), events.clone(), ladder)?,
         nodes: Nodes::new(dial, clock, timings),
         routers: Routers::open(records.clone(), clock, timings)?,
-        metrics: Metrics::default(),
+        metrics,
         budget: Budget::new(wake_budget, clock),
         records,
         events,
@@ -249,9 +238,9 @@ impl App {
 
     /// Serves until `shutdown`, then finishes the calls under way and stops. Running actors stay as they are.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { fleet, records, listener, tcp, metrics, .. } = self;
+        let Self { fleet, records, listener, tcp, status, .. } = self;
         let stop = CancellationToken::new();
-        let (health, servers) = serve(&fleet, listener, tcp, metrics, &stop);
+        let (health, servers) = serve(&fleet, listener, tcp, status, &stop);
         let mut servers = servers;
         let outcome = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -288,7 +277,7 @@ fn serve(
     fleet: &Arc<Fleet>,
     listener: Listener,
     tcp: Option<(Listener, Access)>,
-    metrics: Option<TcpListener>,
+    status: Option<Listener>,
     stop: &CancellationToken,
 ) -> (HealthReporter, Servers) {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -305,22 +294,11 @@ fn serve(
         Some((listener, Access::Programs(token))) => serve(listener, Some(token)),
         None => {}
     }
-    if let Some(listener) = metrics {
-        let (fleet, stop) = (Arc::clone(fleet), stop.clone());
-        let page = move || {
-            fleet.metrics.waiting.set(fleet.placement.waiting() as i64);
-            fleet.metrics.active.set(fleet.active().len() as i64);
-            let (uploads, bytes) = fleet.nodes.uploads();
-            fleet.metrics.uploads.set(uploads as i64);
-            fleet.metrics.upload_bytes.set(bytes as i64);
-            let text = fleet.metrics.encode();
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            async move { ([("content-type", kind)], text) }
-        };
-        let server = axum::serve(listener, Router::new().route("/metrics", get(page)))
-            .with_graceful_shutdown(stop.cancelled_owned());
-        reveille_api::task::spawn(&mut servers, "serve metrics", async {
-            server.await.map_err(Error::Metrics)
+    if let Some(listener) = status {
+        let routes = pages::routes(Arc::new(Page::new(Arc::clone(fleet))));
+        let served = pages::serve(listener, routes, stop.clone());
+        reveille_api::task::spawn(&mut servers, "serve status", async {
+            served.await.map_err(Error::Status)
         });
     }
     // New services are serving unless said otherwise; these have names of their own.
@@ -381,7 +359,8 @@ pub async fn simulate<I>(
 where
     I: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let fleet = start(Ladder::default(), timings, 0, Records::new(store), dial).await?;
+    let (records, metrics) = (Records::new(store), Metrics::default());
+    let fleet = start(Ladder::default(), timings, 0, records, metrics, dial).await?;
     let (_, health) = tonic_health::server::health_reporter();
     Ok(answer(&fleet, health, incoming, None, &CancellationToken::new()).await?)
 }

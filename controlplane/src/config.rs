@@ -1,6 +1,6 @@
 //! What the control plane is told at its start.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use reveille_api::{
     Ladder,
@@ -21,8 +21,8 @@ pub struct Config {
     pub tcp: Option<Address>,
     /// The token of the TCP address; made, with mode 0600, if it is missing.
     pub token_file: PathBuf,
-    /// Serves metrics as Prometheus text.
-    pub metrics: Option<SocketAddr>,
+    /// Serves metrics and probes.
+    pub status: Option<Address>,
     /// Limits that templates must keep to.
     pub ladder: Ladder,
     /// Wakes that a namespace may begin in a minute; 0 is no limit.

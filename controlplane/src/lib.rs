@@ -24,6 +24,7 @@
 //! | `explain` | why an actor is as it is, and what a request would meet |
 //! | [`pace`] | how long wakes took lately |
 //! | [`service`] | the gRPC surface |
+//! | [`metrics`], `page` | what an operator sees |
 //! | [`app`], [`config`] | putting it together |
 //!
 //! Invariants kept here: at most one activation of an actor serves (epochs, stored before they are used; at most one
@@ -47,6 +48,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod nodes;
 pub mod pace;
+mod page;
 pub mod placement;
 pub mod record;
 pub mod routers;
@@ -62,3 +64,4 @@ mod testing;
 pub use app::simulate;
 pub use app::{Addrs, App, BuildError, Error};
 pub use config::{Config, Timings};
+pub use metrics::series;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::{
     clock::{Clock, Moment, unix_ms},
     config::Timings,
+    metrics::Presence,
 };
 
 pub mod agent;
@@ -313,6 +314,17 @@ impl Nodes {
         uploads.fold((0, 0), |(count, bytes), upload| {
             (count + 1, bytes + upload.total_bytes.saturating_sub(upload.done_bytes))
         })
+    }
+
+    /// Of each node, whether it is there.
+    pub(crate) fn presence(&self) -> Vec<Presence> {
+        let presence = |node: &Node| match node.link {
+            Link::Ready { .. } => Presence::Ready,
+            Link::Joining { .. } => Presence::Joining,
+            Link::Away { .. } if node.lost => Presence::Lost,
+            Link::Away { .. } => Presence::Away,
+        };
+        self.inner().values().map(presence).collect()
     }
 
     /// Every node, by name, for people. `used` counts its workers in use.

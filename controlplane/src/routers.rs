@@ -414,6 +414,12 @@ impl Routers {
         Drained { in_flight, last_active, silent }
     }
 
+    /// Routers with a session.
+    pub fn connected(&self) -> usize {
+        let up = |router: &&Router| matches!(router.link, Link::Up { .. });
+        self.inner().routers.values().filter(up).count()
+    }
+
     /// Every router, for people.
     pub fn list(&self) -> Vec<proto::RouterView> {
         let inner = self.inner();

@@ -11,6 +11,7 @@ use std::fmt;
 
 use futures::future::BoxFuture;
 
+pub mod measured;
 pub mod memory;
 pub mod records;
 pub mod redb;

@@ -12,8 +12,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hickory_proto::ProtoError;
-use prometheus_client::registry::Registry;
-use reveille_api::{Zone, task};
+use reveille_api::{
+    Zone,
+    metrics::{self as pages, Registry},
+    net::{Address, ListenError, Listener},
+    task,
+};
 use tokio::{
     net::{TcpListener, UdpSocket},
     task::{JoinError, JoinSet},
@@ -32,7 +36,8 @@ use crate::{
     names::{Asker, ControlPlane, Names},
     query_log,
     shared::Shared,
-    status, stream, udp,
+    status::Status,
+    stream, udp,
 };
 
 /// Ports tried for one that is free for both protocols, when the kernel chooses.
@@ -56,7 +61,7 @@ pub struct Config {
     /// Replies a second over UDP to each /24 or /56; no limit when there is none.
     pub rate_limit: Option<NonZero<u32>>,
     /// Probes and metrics.
-    pub status: Option<SocketAddr>,
+    pub status: Option<Address>,
     /// Where every question is written down; [`crate::STDOUT`] is standard output.
     pub query_log: Option<PathBuf>,
     /// What the control plane is asked about actors; nothing when there is none.
@@ -120,14 +125,12 @@ pub enum BuildError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The address of the metrics cannot be bound.
-    #[error("cannot listen on {address} for metrics")]
-    Status {
-        /// As configured.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The address of the pages cannot be bound.
+    #[error(transparent)]
+    Status(#[from] ListenError),
+    /// The kernel does not tell where they are.
+    #[error("cannot tell where the status page is")]
+    Bound(#[source] io::Error),
     /// There is no certificate for DNS over TLS.
     #[error(transparent)]
     Certificate(#[from] certificate::Error),
@@ -147,8 +150,8 @@ pub enum Error {
     /// A part that never ends did.
     #[error("a part of the DNS server failed")]
     Task(#[from] JoinError),
-    /// The metrics' listener has ended.
-    #[error("the metrics server has ended")]
+    /// The pages' listener has ended.
+    #[error("the status server has ended")]
     Status(#[source] io::Error),
 }
 
@@ -160,7 +163,14 @@ pub struct Addrs {
     /// DNS over TLS.
     pub tls: Vec<SocketAddr>,
     /// Probes and metrics.
-    pub status: Option<SocketAddr>,
+    pub status: Option<Address>,
+}
+
+/// Every series of a server, as it is at the start.
+pub fn series() -> Registry {
+    let mut registry = Registry::default();
+    Metrics::new(&mut registry);
+    registry
 }
 
 /// A server that listens.
@@ -171,7 +181,7 @@ pub struct App {
     addrs: Addrs,
     udp: Vec<UdpSocket>,
     streams: Vec<(TcpListener, Option<TlsAcceptor>)>,
-    status: Option<TcpListener>,
+    status: Option<Listener>,
     query_log: Option<query_log::Writer>,
     asker: Option<Asker>,
 }
@@ -207,10 +217,9 @@ impl Config {
             }
         }
         let mut status = None;
-        if let Some(address) = self.status {
-            let failed = |source| BuildError::Status { address, source };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            addrs.status = Some(listener.local_addr().map_err(failed)?);
+        if let Some(address) = &self.status {
+            let listener = pages::listen(address).await?;
+            addrs.status = Some(listener.address().map_err(BuildError::Bound)?);
             status = Some(listener);
         }
         let (mut log, mut writer) = (None, None);
@@ -284,7 +293,8 @@ impl App {
         let mut servers = JoinSet::new();
         if let Some(listener) = status {
             let (shared, leaving) = (Arc::clone(&shared), shutdown.clone());
-            let serve = status::serve(listener, shared, registry, leaving, ending.clone());
+            let routes = pages::routes(Arc::new(Status { shared, registry, leaving }));
+            let serve = pages::serve(listener, routes, ending.clone());
             task::spawn(&mut servers, "dns status", serve);
         }
         let mut log = JoinSet::new();

@@ -41,7 +41,7 @@ mod status;
 mod stream;
 mod udp;
 
-pub use app::{Addrs, App, BuildError, Config, Error, Tls};
+pub use app::{Addrs, App, BuildError, Config, Error, Tls, series};
 pub use fronts::{Fronts, Source};
 pub use kubernetes::{InvalidServiceName, ServiceName};
 pub use names::ControlPlane;

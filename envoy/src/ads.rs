@@ -22,6 +22,7 @@
 mod catalog;
 mod delta;
 mod fleet;
+mod metrics;
 mod server;
 mod session;
 mod sotw;

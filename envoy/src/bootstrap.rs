@@ -32,8 +32,8 @@ use crate::{
     resources::{grpc_cluster, names},
 };
 
-/// Name of the cluster of the ADS servers.
-const XDS: &str = "xds";
+/// Streams to a router that are not for requests: ADS, and a log for each thread.
+const STREAMS: u32 = 1024;
 /// `node.cluster` of every Envoy.
 const CLUSTER: &str = "reveille";
 /// Envoy tries to reach a lost ADS server again after the first, growing to the second.
@@ -87,7 +87,7 @@ fn build(config: &Config) -> Bootstrap {
         }),
         static_resources: Some(StaticResources {
             clusters: vec![
-                grpc_cluster(XDS, &config.xds, 16),
+                grpc_cluster(names::XDS, &config.xds, STREAMS),
                 grpc_cluster(names::ROUTER, &config.routers, config.max_requests),
             ],
             ..Default::default()
@@ -154,7 +154,7 @@ fn ads(protocol: Protocol) -> ApiConfigSource {
         ..Default::default()
     };
     let target = grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
-        cluster_name: XDS.into(),
+        cluster_name: names::XDS.into(),
         retry_policy: Some(retry),
         ..Default::default()
     });

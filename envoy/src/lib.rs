@@ -15,6 +15,7 @@
 //! - [`certificate`]: that of the HTTPS listener, read again when its files change.
 //! - [`bootstrap`]: the little that Envoy must know before it reaches the ADS server.
 //! - [`ads`]: the ADS server. A sans-IO core that knows both protocols, and a thin driver.
+//! - [`answers`]: what Envoy tells of answers that are not the actor's own.
 //! - [`tls`]: how Envoy and a router that is reached by TCP know each other.
 //! - [`supervisor`]: starts Envoy, restarts it when it dies, drains and ends it; never leaves one behind.
 //!
@@ -22,6 +23,7 @@
 //! two is in [`resources::names`].
 
 pub mod ads;
+pub mod answers;
 pub mod bootstrap;
 pub mod certificate;
 mod proto;

@@ -14,6 +14,7 @@
 
 mod access_log;
 mod again;
+mod answer_log;
 mod cluster;
 mod ext_proc;
 mod listener;

@@ -41,8 +41,11 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::{Ladder, net::Address};
-use tokio::{net::TcpListener, process::Child, sync::watch, time};
+use reveille_api::{
+    Ladder,
+    net::{Address, Listener},
+};
+use tokio::{process::Child, sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{bootstrap::Protocol, tls};
@@ -50,6 +53,7 @@ use backoff::Backoff;
 
 pub use binary::{BinaryError, Version, checks};
 pub use setup::BuildError;
+pub use status::series;
 
 /// How often Envoy is asked whether it is ready, until it is.
 const POLL: Duration = Duration::from_millis(50);
@@ -77,8 +81,8 @@ pub struct Config {
     pub protocol: Protocol,
     /// Envoy's admin interface, on loopback; without one it is a Unix socket in the directory.
     pub admin: Option<SocketAddr>,
-    /// Where `/readyz` and `/healthz` are served, for load balancers.
-    pub status: Option<SocketAddr>,
+    /// Where metrics and probes are served, those for load balancers too.
+    pub status: Option<Address>,
     /// Where the ADS server will tell Envoy to listen, if that is known: checked to be free before it starts.
     pub listen: Vec<SocketAddr>,
     /// Worker threads. Default: one for each CPU.
@@ -153,8 +157,8 @@ pub enum State {
 pub struct Addrs {
     /// Envoy's admin interface.
     pub admin: Address,
-    /// The probes.
-    pub status: Option<SocketAddr>,
+    /// Metrics and probes.
+    pub status: Option<Address>,
 }
 
 /// A supervisor that is ready to start Envoy.
@@ -165,7 +169,8 @@ pub struct App {
     _lock: std::fs::File,
     launcher: launcher::Launcher,
     state: watch::Sender<State>,
-    status: Option<TcpListener>,
+    status: Option<Listener>,
+    metrics: status::Metrics,
     hurry: CancellationToken,
 }
 
@@ -192,7 +197,7 @@ pub enum Error {
         /// What it logged last.
         said: String,
     },
-    /// The probes cannot be served.
+    /// The pages cannot be served.
     #[error("the status server failed")]
     Status(#[source] io::Error),
     /// It cannot be waited for.
@@ -203,7 +208,7 @@ pub enum Error {
 impl App {
     /// Where things are.
     pub fn addrs(&self) -> Addrs {
-        let status = self.status.as_ref().and_then(|listener| listener.local_addr().ok());
+        let status = self.status.as_ref().and_then(|listener| listener.address().ok());
         Addrs { admin: self.config.admin_address(), status }
     }
 
@@ -221,7 +226,9 @@ impl App {
 
     /// Keeps Envoy running until the token is cancelled; then drains and ends it.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let status = status::serve(self.status.take(), self.state.subscribe());
+        let admin = admin::Admin::new(self.config.admin_address());
+        let (state, metrics) = (self.state.subscribe(), self.metrics.clone());
+        let status = status::serve(self.status.take(), state, metrics, admin);
         tokio::select! {
             ended = self.keep(shutdown) => ended,
             failed = status => Err(Error::Status(failed)),
@@ -250,6 +257,7 @@ impl App {
                 return Err(Error::Hopeless { times, status, said });
             }
             tracing::error!(%status, said, restart_in = ?wait, "Envoy ended");
+            self.metrics.exits.inc();
             tokio::select! {
                 () = time::sleep(wait) => {}
                 () = shutdown.cancelled() => return Ok(()),
@@ -262,6 +270,7 @@ impl App {
         let launched = self.launcher.launch(self.command()).await;
         let mut child = launched.map_err(|source| Error::Launch { binary: binary(), source })?;
         tracing::info!(pid = child.id(), "Envoy started");
+        self.metrics.starts.inc();
         let said = log::follow(child.stderr.take());
         Ok(Running { child, said })
     }

@@ -286,7 +286,8 @@ impl Driver {
     }
 
     fn activated(&mut self, outcome: Result<Box<Activation>, OpError>) {
-        let Stage::Activating { waiters, .. } = self.take_stage() else { return };
+        let Stage::Activating { request, waiters, .. } = self.take_stage() else { return };
+        self.core.metrics.activated(request.snapshot.is_some(), &outcome);
         let reply = match outcome {
             Ok(activation) => {
                 let reply = Ok(activation.reply.clone());
@@ -351,6 +352,7 @@ impl Driver {
         let Stage::Suspending { request, waiters, resumers, .. } = self.take_stage() else {
             return;
         };
+        self.core.metrics.suspended(end.how());
         let (outcome, running) = match end {
             SuspendEnd::Committed(snapshot) => {
                 self.fence.end(request.epoch);

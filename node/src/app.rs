@@ -14,6 +14,7 @@ use std::{
 };
 
 use reveille_api::{
+    metrics as pages,
     net::{Address, Authorize, Expected, Listener, Role},
     proto::{node_agent_server::NodeAgentServer, node_report::Report},
     task,
@@ -35,6 +36,7 @@ use crate::{
     golden::{self, Goldens},
     images::{Images, Pulls},
     logs::{Logs, ROTATE_EVERY},
+    metrics::{Metrics, Page},
     record::{Record, Records},
     runtime::{Kind, Runtime, Runtimes, criu::Criu, gvisor::Gvisor},
     server::Service,
@@ -58,6 +60,7 @@ const LAST: Duration = Duration::from_secs(30);
 pub struct App {
     actors: Arc<Actors>,
     listener: Listener,
+    status: Option<Listener>,
     address: Address,
     introduction: Introduction,
     control_plane: session::ControlPlane,
@@ -95,6 +98,11 @@ impl Config {
         };
         let listener = self.transport.listen(&self.listen).await?;
         let address = listener.address().map_err(BuildError::State)?;
+        let status = match &self.status {
+            Some(address) => Some(pages::listen(address).await?),
+            None => None,
+        };
+        let counted = Metrics::default();
         let nft = checks::find_program(&self.nft).ok_or_else(|| {
             let nft = self.nft.display();
             BuildError::Invalid(format!("{nft} was not found: install the package nftables"))
@@ -102,6 +110,7 @@ impl Config {
         let rootfs_allow = canonical(&self.rootfs_allow)?;
         let store = self.store.as_deref().map(|url| Store::open(url, self.store_keys.clone()));
         let store = store.transpose().map_err(|error| BuildError::Invalid(chain(&error)))?;
+        let store = store.map(|store| store.counted_by(&counted.store));
         let snapshots = Snapshots::open(&layout.snapshots, store.is_some());
         let snapshots = snapshots.map_err(BuildError::State)?;
         let images = Images::open(&layout.images, self.image_cache).map_err(BuildError::State)?;
@@ -148,6 +157,7 @@ impl Config {
             reports: reported,
             cleanups: TaskTracker::new(),
             sandboxes: AtomicU64::new(0),
+            metrics: counted,
             layout,
         });
         let actors = Arc::new(Actors::new(core));
@@ -158,7 +168,16 @@ impl Config {
             labels: self.labels,
             home,
         };
-        Ok(App { actors, listener, address, introduction, control_plane, reports, _lock: lock })
+        Ok(App {
+            actors,
+            listener,
+            status,
+            address,
+            introduction,
+            control_plane,
+            reports,
+            _lock: lock,
+        })
     }
 
     /// Those that work here.
@@ -221,7 +240,8 @@ impl App {
         shutdown: CancellationToken,
         destroy: Arc<AtomicBool>,
     ) -> Result<(), Error> {
-        let Self { actors, listener, introduction, control_plane, reports, _lock, .. } = self;
+        let Self { actors, listener, status, introduction, control_plane, reports, _lock, .. } =
+            self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<NodeAgentServer<Service>>().await;
         let service = Service { actors: actors.clone(), stop: shutdown.clone() };
@@ -231,10 +251,12 @@ impl App {
             .add_service(health_service)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown.clone().cancelled_owned());
         let mut tasks = JoinSet::new();
+        let page = Page::new(actors.clone(), introduction.workers, shutdown.clone());
         let reporting = session::keep(actors.clone(), control_plane, introduction, reports);
         task::spawn(&mut tasks, "session", reporting);
         task::spawn(&mut tasks, "log-rotation", rotate(actors.clone()));
         task::spawn(&mut tasks, "golden", golden::collect(actors.core().clone()));
+        task::spawn(&mut tasks, "status", serve_page(status, page));
         if let Some(store) = actors.core().store.clone() {
             let core = actors.core().clone();
             task::spawn(&mut tasks, "uploads", uploads::run(core, store.clone()));
@@ -291,6 +313,17 @@ async fn settle(actors: &Actors, destroy: bool) -> Result<(), Error> {
         runtime.destroy().map_err(|error| Error::Destroy(io::Error::other(chain(&error))))?;
     }
     files::remove(&core.layout.netns).map_err(Error::Destroy)
+}
+
+/// Also while the rest comes to its end: it says that.
+async fn serve_page(listener: Option<Listener>, page: Page) -> Infallible {
+    if let Some(listener) = listener {
+        let routes = pages::routes(Arc::new(page));
+        if let Err(error) = pages::serve(listener, routes, CancellationToken::new()).await {
+            tracing::error!(%error, "the status server ended");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Cuts large logs, for ever.

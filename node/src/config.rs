@@ -42,6 +42,8 @@ pub struct Config {
     pub advertise: Option<Address>,
     /// Where the control plane serves its agents.
     pub control_plane: Address,
+    /// Where metrics and probes are served.
+    pub status: Option<Address>,
     /// Places for activations.
     pub workers: u32,
     /// Labels a worker pool selects nodes by.
@@ -88,6 +90,7 @@ impl Config {
             listen: Address::Unix(run_dir.join("node.sock")),
             advertise: None,
             control_plane: Address::Unix(run_dir.join("control.sock")),
+            status: None,
             workers: 8,
             labels: HashMap::new(),
             worker_cidr: Cidr::default(),

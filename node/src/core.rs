@@ -26,6 +26,7 @@ use crate::{
     images::{Image, Images, Pulls},
     limits::Watch,
     logs::Logs,
+    metrics::Metrics,
     process::Process,
     record::{ActivationRecord, Fenced, Records},
     runtime::{Runtime, Runtimes},
@@ -63,6 +64,7 @@ pub(crate) struct Core {
     /// What goes on after a reply: removing what dead sandboxes leave behind.
     pub(crate) cleanups: TaskTracker,
     pub(crate) sandboxes: AtomicU64,
+    pub(crate) metrics: Metrics,
 }
 
 /// Why an operation failed.
@@ -90,6 +92,14 @@ pub(crate) enum OpError {
 }
 
 impl OpError {
+    /// What it is counted as.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Failed(failure) | Self::Unfit(failure) => failure.reason,
+            _ => Reason::Internal,
+        }
+    }
+
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::Failed(Failure::internal(message))
     }
@@ -180,6 +190,7 @@ impl Core {
     /// Tells the control plane that an activation is over without anybody having asked for it.
     pub(crate) fn report_exit(&self, actor: &ActorKey, epoch: Epoch, message: String) {
         tracing::warn!(%actor, %epoch, message, "an activation ended by itself");
+        self.metrics.exited();
         let exited = proto::Exited { actor: Some(actor.into()), epoch: epoch.0, message };
         // Full only while the control plane is away, and then the next registration tells what still runs.
         let _ = self.reports.try_send(Report::Exited(exited));

@@ -340,6 +340,11 @@ impl Images {
         Ok(evicted)
     }
 
+    /// Bytes of the disk that all layers take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lock().bytes()
+    }
+
     fn layer(&self, diff_id: &Digest) -> PathBuf {
         self.root.join("layers").join(diff_id.hex())
     }

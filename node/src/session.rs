@@ -63,6 +63,7 @@ pub(crate) async fn keep(
     loop {
         let begin = Instant::now();
         let ended = session(&actors, client.clone(), &introduction, &mut reports).await;
+        actors.core().metrics.session_up.set(0);
         if begin.elapsed() >= STEADY {
             backoff = FIRST_BACKOFF;
         }
@@ -106,6 +107,9 @@ async fn session(
                 None => return Ok(()),
                 Some(proto::NodeCommand { command: Some(Command::Registered(registered)) }) => {
                     tracing::info!(heartbeat_ms = registered.heartbeat_ms, "registered with the control plane");
+                    let metrics = &actors.core().metrics;
+                    metrics.sessions.inc();
+                    metrics.session_up.set(1);
                     let period = Duration::from_millis(registered.heartbeat_ms.max(10));
                     heartbeat = tokio::time::interval(period);
                     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,7 +154,7 @@ fn pulse(actors: &Actors) -> proto::Heartbeat {
     let core = actors.core();
     proto::Heartbeat {
         workers_used: core.slots.used(),
-        snapshot_bytes: core.snapshots.bytes(),
+        snapshot_bytes: core.snapshots.held().bytes,
         disk_free_bytes: core.snapshots.free().unwrap_or_default(),
         uploads: core.uploads.list(),
     }

@@ -87,6 +87,15 @@ pub(crate) enum Upload {
     Stored,
 }
 
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// Bytes of the disk.
+    pub(crate) disk: u64,
+}
+
 /// A snapshot that is whole and fits. It is not evicted while this is held.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -491,9 +500,13 @@ impl Snapshots {
         proto::Snapshot { storage: storage.into(), ..to_proto(&entry.manifest, node) }
     }
 
-    /// Bytes of all snapshots.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.lock().values().map(|entry| bytes(&entry.manifest)).sum()
+    /// All snapshots.
+    pub(crate) fn held(&self) -> Held {
+        self.lock().values().fold(Held::default(), |held, entry| Held {
+            count: held.count + 1,
+            bytes: held.bytes + bytes(&entry.manifest),
+            disk: held.disk + entry.disk,
+        })
     }
 
     /// Free bytes of the file system they are on.

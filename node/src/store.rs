@@ -32,6 +32,7 @@ use object_store::{
 };
 use reveille_api::{ActorKey, Epoch};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use url::Url;
 
 pub(crate) use codec::KeysError;
@@ -40,6 +41,7 @@ pub(crate) use upload::{Progress, upload};
 
 use crate::{
     files,
+    metrics::{Request, StoreMetrics},
     snapshots::{
         chunks::{self, Digest},
         is_id,
@@ -67,6 +69,7 @@ pub(crate) struct Store {
     keys: Keys,
     /// For people.
     shown: Arc<str>,
+    metrics: StoreMetrics,
 }
 
 impl fmt::Debug for Store {
@@ -147,7 +150,26 @@ impl Store {
         } else {
             remote(&parsed, variables).map_err(|e| unusable(e.into()))?
         };
-        Ok(Self { objects, keys: Keys::open(keys)?, shown: url.into() })
+        let metrics = StoreMetrics::default();
+        Ok(Self { objects, keys: Keys::open(keys)?, shown: url.into(), metrics })
+    }
+
+    /// Counted there.
+    pub(crate) fn counted_by(self, metrics: &StoreMetrics) -> Self {
+        Self { metrics: metrics.clone(), ..self }
+    }
+
+    /// One request, measured. What is not there is no failure.
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let begun = Instant::now();
+        let answer = answer.await;
+        let absent = matches!(answer, Err(object_store::Error::NotFound { .. }));
+        self.metrics.asked(request, begun.elapsed(), answer.is_err() && !absent);
+        answer
     }
 
     /// True when a snapshot is whole there.
@@ -208,7 +230,7 @@ impl Store {
     }
 
     async fn exists(&self, path: &Path) -> Result<bool, Error> {
-        match self.objects.head(path).await {
+        match self.ask(Request::Head, self.objects.head(path)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(source) => Err(failed(path, source)),
@@ -217,20 +239,26 @@ impl Store {
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, Error> {
         let got = async { self.objects.get(path).await?.bytes().await };
-        match got.await {
-            Ok(bytes) => Ok(Some(bytes)),
+        match self.ask(Request::Get, got).await {
+            Ok(bytes) => {
+                self.metrics.received.inc_by(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(failed(path, source)),
         }
     }
 
     async fn put(&self, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
-        let put = self.objects.put(path, bytes.into()).await;
-        put.map(drop).map_err(|source| failed(path, source))
+        let length = bytes.len() as u64;
+        let put = self.ask(Request::Put, self.objects.put(path, bytes.into())).await;
+        put.map_err(|source| failed(path, source))?;
+        self.metrics.sent.inc_by(length);
+        Ok(())
     }
 
     async fn remove(&self, path: &Path) -> Result<(), Error> {
-        match self.objects.delete(path).await {
+        match self.ask(Request::Delete, self.objects.delete(path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(failed(path, source)),
         }
@@ -238,7 +266,7 @@ impl Store {
 
     async fn list(&self, folder: &Path) -> Result<Vec<Path>, Error> {
         let listed = self.objects.list(Some(folder)).map_ok(|meta| meta.location).try_collect();
-        listed.await.map_err(|source| failed(folder, source))
+        self.ask(Request::List, listed).await.map_err(|source| failed(folder, source))
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use crate::{
     core::Core,
     files,
+    metrics::End,
     snapshots::unix_ms,
     store::{self, Progress, Store},
 };
@@ -90,6 +91,7 @@ pub(crate) async fn run(core: Arc<Core>, store: Store) -> Infallible {
                 task::spawn(&mut tasks, "upload", async move {
                     let outcome = upload(&core, &store, &name, &progress).await;
                     core.uploads.lock().remove(&name);
+                    core.metrics.uploaded(End::of(&outcome));
                     (name, outcome)
                 });
             }

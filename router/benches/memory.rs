@@ -138,6 +138,7 @@ async fn router(folder: &Path) {
         transport: Transport::unix(),
         listen: socket(folder, "router"),
         status: "127.0.0.1:0".parse().expect("an address"),
+        others: Vec::new(),
         control_plane: socket(folder, "control"),
         zone: DOMAIN.parse().expect("a domain"),
         ladder: Ladder::new(600 * second, 900 * second, 200_000, 400_000).expect("a ladder"),

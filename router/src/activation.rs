@@ -8,7 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
 };
 
-use prometheus_client::metrics::gauge::Gauge;
+use reveille_api::metrics::Gauge;
 use reveille_api::{ActorKey, Epoch, proto};
 use tokio::{sync::Notify, time::Instant};
 

@@ -30,7 +30,10 @@ use envoy_types::pb::{
     google::protobuf::{Struct, Value, value::Kind},
 };
 use prost::Message;
-use reveille_api::proto::{WakeKind, WakePhases};
+use reveille_api::{
+    metrics::Label,
+    proto::{WakeKind, WakePhases},
+};
 use reveille_envoy::resources::names;
 
 use crate::{binding::Protocol, ext_proc::wire::Phase};
@@ -88,7 +91,7 @@ pub(crate) fn woken(
     accept: Option<String>,
 ) -> Bytes {
     let timing = server_timing(held, phases);
-    let told = [(names::WAKE, kind_name(kind).into()), (names::SERVER_TIMING, timing)];
+    let told = [(names::WAKE, kind.value().into()), (names::SERVER_TIMING, timing)];
     let accept = accept.filter(|_| protocol == Protocol::H2c);
     let accept = accept.map(|accept| (names::WEBSOCKET_ACCEPT, accept));
     go_on(endpoint.to_string(), protocol, told.into_iter().chain(accept))
@@ -109,20 +112,6 @@ pub(crate) fn empty(phase: Phase) -> Bytes {
 
 pub(crate) fn encode(response: &ProcessingResponse) -> Bytes {
     response.encode_to_vec().into()
-}
-
-/// The name of a wake kind in metadata and metrics.
-pub(crate) fn kind_name(kind: WakeKind) -> &'static str {
-    match kind {
-        WakeKind::Unspecified | WakeKind::None => "none",
-        WakeKind::ColdStart => "cold_start",
-        WakeKind::Cloned => "cloned",
-        WakeKind::Restored => "restored",
-        WakeKind::PreviousSnapshot => "previous_snapshot",
-        WakeKind::ColdStartAfterFailure => "cold_start_after_failure",
-        WakeKind::Thawed => "thawed",
-        WakeKind::Resumed => "resumed",
-    }
 }
 
 fn go_on(

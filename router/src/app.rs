@@ -15,14 +15,15 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::registry::Registry;
 use reveille_api::{
     Ladder, Zone,
+    metrics::{Other, Registry, Watched},
     net::{Address, Authorize, Expected, ListenError, Listener, NoTls, Role, Transport},
     task,
 };
 use reveille_envoy::{
     ads::{AdsServer, Fleet},
+    answers::AnswerLog,
     certificate,
     resources::{self, AccessLog, Resources, Traces},
 };
@@ -82,6 +83,8 @@ pub struct Config {
     pub listen: Address,
     /// Status page, metrics and probes.
     pub status: SocketAddr,
+    /// Parts on this machine whose series `/metrics` has too.
+    pub others: Vec<Other>,
     /// Where it reaches the control plane.
     pub control_plane: Address,
     /// The actors' domain.
@@ -173,6 +176,8 @@ pub struct Addrs {
 pub struct App {
     router: Arc<Router>,
     registry: Registry,
+    fleet: Fleet,
+    others: Vec<Other>,
     addrs: Addrs,
     grpc: Listener,
     status: TcpListener,
@@ -209,13 +214,16 @@ impl Config {
             envoy.https = Some(resources::Https { listen, certificate: files.read().await? });
         }
         let resources = resources::build(&envoy)?;
-        let mut registry = Registry::default();
+        let (mut registry, fleet) = (Registry::default(), Fleet::default());
+        register(&fleet, &mut registry);
         let parts = Parts { name: self.router, zone: self.zone, ladder: self.ladder, share };
         let router = parts.assemble(control_plane, &mut registry);
         let addrs = Addrs { grpc: addrs_grpc, status: status_addr };
         Ok(App {
             router,
             registry,
+            fleet,
+            others: self.others,
             addrs,
             grpc,
             status,
@@ -245,6 +253,7 @@ impl Parts {
     ) -> Arc<Router> {
         let metrics = Metrics::new(registry);
         let capacity = self.ladder.max_parked() as usize;
+        metrics.parking_places.set(capacity as i64);
         let share = (capacity * self.share / 100).max(1);
         let actor_share = (share * self.share / 100).max(1);
         let parking = Parking::new(capacity, share, metrics.parked.clone());
@@ -309,23 +318,24 @@ impl App {
     /// Serves until `shutdown`, then drains; or until something fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let leaving = self.leaving.unwrap_or_else(|| shutdown.child_token());
-        let Self { router, registry, addrs, grpc, status, envoy, resources, certificate, .. } =
-            self;
-        let hurry = self.hurry;
-        let fleet = Fleet::default();
+        let Self { router, registry, fleet, others, addrs, grpc, status, hurry, .. } = self;
+        let Self { envoy, resources, certificate, .. } = self;
         // Held here: the streams of its receivers end when it is dropped.
         let (resources, watch) = watch::channel(Arc::new(resources));
         let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
+        let counted = router.metrics.clone();
+        let answers = AnswerLog::new(move |reason| counted.answered(reason), router.stop.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let server = limits(&router.ladder)
             .layer(Authorize::new(&[Role::Envoy]))
             .add_service(ExtProc::new(Arc::clone(&router)))
             .add_service(ads)
+            .add_service(answers.into_service())
             .add_service(health_service);
         let stop = router.stop.clone();
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
-        let page = Status::new(Arc::clone(&router), registry, fleet, leaving.clone());
+        let page = Status::new(Arc::clone(&router), registry, others, fleet, leaving.clone());
         let served = status::serve(status, Arc::clone(&page), router.stop.clone());
         let session = session::keep(Arc::clone(&router));
 
@@ -366,6 +376,19 @@ impl App {
         info!("router ended");
         ended
     }
+}
+
+/// Where its series are, all of them.
+fn register(fleet: &Fleet, registry: &mut Registry) {
+    fleet.register(registry.sub_registry_with_prefix("reveille_router"));
+}
+
+/// Every series of a router, as it is at the start.
+pub fn series() -> Registry {
+    let mut registry = Registry::default();
+    register(&Fleet::default(), &mut registry);
+    Metrics::new(&mut registry);
+    registry
 }
 
 /// Of the server that Envoys connect to.

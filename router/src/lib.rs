@@ -25,7 +25,7 @@
 //! | `vigil` | whether the control plane says anything, while there are wakes |
 //! | `answer`, `refusal` | what Envoy is told |
 //! | `websocket` | what a handshake lacks over HTTP/2 |
-//! | `status`, `metrics`, `exposition`, `progress`, `recent` | what an operator sees |
+//! | `status`, `metrics`, `progress`, `recent` | what an operator sees |
 //!
 //! Invariants kept here: a request to a bound actor makes no call and takes no parking place; any number of requests to a
 //! sleeping actor make one wake; who leaves frees a place at once and cancels nothing; a binding revoked is given out no
@@ -43,7 +43,6 @@ mod answer;
 mod app;
 mod binding;
 mod bounded;
-mod exposition;
 mod ext_proc;
 mod metrics;
 mod parking;
@@ -68,4 +67,4 @@ pub use actor::model;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub use app::simulate;
-pub use app::{Addrs, App, BuildError, Config, Error, Https};
+pub use app::{Addrs, App, BuildError, Config, Error, Https, series};

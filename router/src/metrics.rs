@@ -1,34 +1,37 @@
 //! What is counted. Every series exists from the start, and no label carries the name of an actor or a client.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
-use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::Registry,
-};
 use reveille_api::{
     Reason,
+    metrics::{Closed, Counter, Gauge, Histogram, Label, Registry, durations},
     proto::{WakeKind, WakePhases},
 };
 
-use crate::{answer, parking::Limit};
+use crate::parking::Limit;
 
-/// Whether a request had to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "label values are lower case")]
-pub(crate) enum Class {
-    warm,
-    cold,
+reveille_api::labels! {
+    /// Whether a request had to wait.
+    pub(crate) enum Class "class" {
+        Warm "warm",
+        Cold "cold",
+    }
+}
+
+reveille_api::labels! {
+    /// A part of a wake.
+    enum Phase "phase" {
+        Total "total",
+        Park "park",
+        Place "place",
+        Fetch "fetch",
+        Restore "restore",
+        Ready "ready",
+    }
 }
 
 /// What became of a request here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Sent on to its actor.
     Routed,
@@ -37,39 +40,41 @@ pub(crate) enum Outcome {
     Left,
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(match self {
+impl Label for Outcome {
+    const KEY: &'static str = "outcome";
+
+    fn all() -> Vec<Self> {
+        let refused = Reason::ALL.iter().copied().map(Self::Refused);
+        [Self::Routed, Self::Left].into_iter().chain(refused).collect()
+    }
+
+    fn value(self) -> &'static str {
+        match self {
             Self::Routed => "routed",
             Self::Refused(reason) => reason.name(),
             Self::Left => "left",
-        })
+        }
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    class: Class,
-    outcome: Outcome,
-}
+impl Label for Limit {
+    const KEY: &'static str = "limit";
 
-impl EncodeLabelValue for Limit {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(match self {
+    fn all() -> Vec<Self> {
+        vec![Self::Router, Self::Namespace, Self::Actor]
+    }
+
+    fn value(self) -> &'static str {
+        match self {
             Self::Router => "router",
             Self::Namespace => "namespace",
             Self::Actor => "actor",
-        })
+        }
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: Limit,
-}
-
 /// How a wake ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WakeEnd {
     Bound,
     /// Revoked before its reply arrived, and nobody waited any more.
@@ -77,58 +82,40 @@ pub(crate) enum WakeEnd {
     Failed(Reason),
 }
 
-impl EncodeLabelValue for WakeEnd {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(match self {
+impl Label for WakeEnd {
+    const KEY: &'static str = "outcome";
+
+    fn all() -> Vec<Self> {
+        let failed = Reason::ALL.iter().copied().map(Self::Failed);
+        [Self::Bound, Self::Dropped].into_iter().chain(failed).collect()
+    }
+
+    fn value(self) -> &'static str {
+        match self {
             Self::Bound => "bound",
             Self::Dropped => "dropped",
             Self::Failed(reason) => reason.name(),
-        })
+        }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WakeEndLabels {
-    outcome: WakeEnd,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PhaseLabels {
-    phase: &'static str,
-    kind: &'static str,
-}
-
-const KINDS: [WakeKind; 7] = [
-    WakeKind::None,
-    WakeKind::ColdStart,
-    WakeKind::Restored,
-    WakeKind::PreviousSnapshot,
-    WakeKind::ColdStartAfterFailure,
-    WakeKind::Thawed,
-    WakeKind::Resumed,
-];
-const PHASES: [&str; 6] = ["total", "park", "place", "fetch", "restore", "ready"];
-
-/// 1 ms to 33 s.
-fn durations() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
 /// Handles to every series; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    requests: Family<RequestLabels, Counter>,
+    requests: Closed<(Class, Outcome), Counter>,
     /// The one every warm request counts: resolved beforehand.
     warm_routed: Counter,
+    answers: Closed<Reason, Counter>,
     pub(crate) in_flight: Gauge,
     pub(crate) parked: Gauge,
-    parking_refused: Family<LimitLabels, Counter>,
+    pub(crate) parking_places: Gauge,
+    parking_refused: Closed<Limit, Counter>,
     pub(crate) wakes_started: Counter,
     pub(crate) wakes_joined: Counter,
     /// Asked again because the reply was revoked before it arrived.
     pub(crate) wakes_stale: Counter,
-    wakes_ended: Family<WakeEndLabels, Counter>,
-    wake_seconds: Family<PhaseLabels, Histogram, fn() -> Histogram>,
+    wakes_ended: Closed<WakeEnd, Counter>,
+    wake_seconds: Closed<(Phase, WakeKind), Histogram>,
     pub(crate) bindings: Gauge,
     pub(crate) not_connected: Counter,
     pub(crate) revokes: Counter,
@@ -141,25 +128,20 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Makes all series and registers them.
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let requests = Family::<RequestLabels, Counter>::default();
-        let refused = || Reason::ALL.iter().map(|reason| Outcome::Refused(*reason));
-        for class in [Class::warm, Class::cold] {
-            for outcome in [Outcome::Routed, Outcome::Left].into_iter().chain(refused()) {
-                let _ = requests.get_or_create(&RequestLabels { class, outcome });
-            }
-        }
-        let routed = RequestLabels { class: Class::warm, outcome: Outcome::Routed };
+        let requests = Closed::<(Class, Outcome), Counter>::default();
         let metrics = Self {
-            warm_routed: requests.get_or_create_owned(&routed),
+            warm_routed: requests.get((Class::Warm, Outcome::Routed)).clone(),
             requests,
+            answers: Closed::default(),
             in_flight: Gauge::default(),
             parked: Gauge::default(),
-            parking_refused: Family::default(),
+            parking_places: Gauge::default(),
+            parking_refused: Closed::default(),
             wakes_started: Counter::default(),
             wakes_joined: Counter::default(),
             wakes_stale: Counter::default(),
-            wakes_ended: Family::default(),
-            wake_seconds: Family::new_with_constructor(durations),
+            wakes_ended: Closed::default(),
+            wake_seconds: Closed::new(durations),
             bindings: Gauge::default(),
             not_connected: Counter::default(),
             revokes: Counter::default(),
@@ -168,31 +150,18 @@ impl Metrics {
             session_up: Gauge::default(),
             sessions: Counter::default(),
         };
-        metrics.make_series();
         metrics.register(registry.sub_registry_with_prefix("reveille_router"));
         metrics
     }
 
-    fn make_series(&self) {
-        for limit in [Limit::Router, Limit::Namespace, Limit::Actor] {
-            let _ = self.parking_refused.get_or_create(&LimitLabels { limit });
-        }
-        let failed = Reason::ALL.iter().map(|reason| WakeEnd::Failed(*reason));
-        for outcome in [WakeEnd::Bound, WakeEnd::Dropped].into_iter().chain(failed) {
-            let _ = self.wakes_ended.get_or_create(&WakeEndLabels { outcome });
-        }
-        for kind in KINDS.map(answer::kind_name) {
-            for phase in PHASES {
-                let _ = self.wake_seconds.get_or_create(&PhaseLabels { phase, kind });
-            }
-        }
-    }
-
     #[rustfmt::skip]
     fn register(&self, r: &mut Registry) {
-        r.register("requests", "Requests by whether they had to wait and what became of them", self.requests.clone());
+        r.register("requests", "Requests by whether they had to wait and what became of them in the router", self.requests.clone());
+        let help = "Answers that were not the actor's own, by the router or by Envoy itself, as Envoy tells them";
+        r.register("answers", help, self.answers.clone());
         r.register("requests_in_flight", "Requests at actors now", self.in_flight.clone());
         r.register("requests_parked", "Requests waiting for a wake now", self.parked.clone());
+        r.register("parking_places", "Requests that may wait for a wake at a time", self.parking_places.clone());
         r.register("parking_refused", "Requests refused because a parking limit was reached", self.parking_refused.clone());
         r.register("wakes_started", "Wakes asked of the control plane", self.wakes_started.clone());
         r.register("wakes_joined", "Requests that joined a wake under way", self.wakes_joined.clone());
@@ -214,15 +183,20 @@ impl Metrics {
     }
 
     pub(crate) fn request(&self, class: Class, outcome: Outcome) {
-        self.requests.get_or_create(&RequestLabels { class, outcome }).inc();
+        self.requests.get((class, outcome)).inc();
+    }
+
+    /// A client got an answer with this reason.
+    pub(crate) fn answered(&self, reason: Reason) {
+        self.answers.get(reason).inc();
     }
 
     pub(crate) fn parking_refused(&self, limit: Limit) {
-        self.parking_refused.get_or_create(&LimitLabels { limit }).inc();
+        self.parking_refused.get(limit).inc();
     }
 
     pub(crate) fn wake_ended(&self, outcome: WakeEnd) {
-        self.wakes_ended.get_or_create(&WakeEndLabels { outcome }).inc();
+        self.wakes_ended.get(outcome).inc();
     }
 
     /// A wake that took `total` as seen here. `park` is what the control plane's phases do not explain.
@@ -230,18 +204,18 @@ impl Metrics {
         let told = [phases.place_us, phases.fetch_us, phases.restore_us, phases.ready_us];
         let told = told.map(Duration::from_micros);
         let park = total.saturating_sub(told.iter().sum());
-        let kind = answer::kind_name(kind);
-        for (phase, took) in PHASES.into_iter().zip([total, park].into_iter().chain(told)) {
-            let labels = PhaseLabels { phase, kind };
-            self.wake_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        let kind = if kind == WakeKind::Unspecified { WakeKind::None } else { kind };
+        for (phase, took) in Phase::all().into_iter().zip([total, park].into_iter().chain(told)) {
+            self.wake_seconds.get((phase, kind)).observe(took.as_secs_f64());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use reveille_api::metrics::exposition;
+
     use super::*;
-    use crate::exposition::exposition;
 
     #[test]
     fn every_series_is_there_from_the_start_as_zero() {
@@ -254,7 +228,9 @@ mod tests {
             "reveille_router_requests_parked 0",
             "reveille_router_parking_refused_total{limit=\"namespace\"} 0",
             "reveille_router_wakes_ended_total{outcome=\"restore_failed\"} 0",
+            "reveille_router_answers_total{reason=\"upstream_reset\"} 0",
             "reveille_router_wake_duration_seconds_count{phase=\"restore\",kind=\"restored\"} 0",
+            "reveille_router_wake_duration_seconds_count{phase=\"total\",kind=\"cloned\"} 0",
             "reveille_router_revoke_ack_seconds_count 0",
             "reveille_router_control_plane_session_up 0",
         ] {
@@ -277,7 +253,8 @@ mod tests {
             let series = format!("{name}{{phase=\"{phase}\",kind=\"restored\"}} ");
             text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
         };
-        let parts: f64 = PHASES[1..].iter().map(|phase| sum(phase)).sum();
+        let parts = ["park", "place", "fetch", "restore", "ready"];
+        let parts: f64 = parts.into_iter().map(sum).sum();
         assert!((sum("total") - parts).abs() < 1e-9);
         assert!((sum("park") - 0.0015).abs() < 1e-9);
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use prometheus_client::metrics::gauge::Gauge;
+use reveille_api::metrics::Gauge;
 
 /// All places of a router. Requests to bound actors never come here.
 #[derive(Debug)]

@@ -111,14 +111,14 @@ impl Router {
     ) -> Request {
         let authority = authority.unwrap_or_default();
         let Some(prefix) = self.zone.actor_prefix(authority) else {
-            return self.refused(Class::warm, None, Reason::InvalidHost);
+            return self.refused(Class::Warm, None, Reason::InvalidHost);
         };
         if let Some(served) = self.table.serve(&prefix) {
             self.metrics.warm_routed();
             return Request::Served(served);
         }
         let Some(actor) = self.zone.actor(authority) else {
-            return self.refused(Class::warm, None, Reason::InvalidHost);
+            return self.refused(Class::Warm, None, Reason::InvalidHost);
         };
         let Cold { traceparent, request_id, page } = cold();
         match self.table.admit(&actor, page) {
@@ -127,7 +127,7 @@ impl Router {
                 Request::Served(served)
             }
             Admission::Refused(refused) => {
-                self.refused(Class::cold, Some((&actor, request_id)), refused)
+                self.refused(Class::Cold, Some((&actor, request_id)), refused)
             }
             Admission::Waits(wait) => {
                 match wait.parked {
@@ -173,7 +173,7 @@ impl Ticket {
         self.over = true;
         let refused = |refused: &Refused| Outcome::Refused(refused.reason);
         let counted = outcome.as_ref().map_or_else(refused, |_| Outcome::Routed);
-        self.router.metrics.request(Class::cold, counted);
+        self.router.metrics.request(Class::Cold, counted);
         self.note(match &outcome {
             Ok(arrival) => End::Woken(arrival.served.binding.woken_by, arrival.phases),
             Err(refused) => End::Refused(refused.reason),
@@ -243,7 +243,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.over {
-            self.router.metrics.request(Class::cold, Outcome::Left);
+            self.router.metrics.request(Class::Cold, Outcome::Left);
             self.note(End::Left);
         }
         self.router.table.leave(&self.actor, self.wait.id);

@@ -1,10 +1,7 @@
-//! Probes, metrics and the status page, over plain HTTP.
+//! The status page, beside the pages that every part has: [`reveille_api::metrics`].
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/healthz` | 200 as long as the process answers |
-//! | `/readyz` | 200 once it can do its work, 503 before that and from the first moment of a shutdown |
-//! | `/metrics` | Prometheus text; OpenMetrics for who accepts it |
 //! | `/statusz` | what is going on, here and in the whole fleet, as HTML; as JSON with `Accept: application/json` |
 //!
 //! It can do its work once a session with the control plane has stood, or when it holds a binding. Losing the control
@@ -21,16 +18,16 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{
     Router as Routes,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{Html, IntoResponse, Json, Response},
     routing::get,
 };
-use prometheus_client::registry::Registry;
+use reveille_api::metrics::{self, Other, Registry, Watched};
 use reveille_envoy::ads::Fleet;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{exposition::exposition, router::Router};
+use crate::router::Router;
 use overview::Overviews;
 use view::View;
 
@@ -39,6 +36,7 @@ use view::View;
 pub(crate) struct Status {
     router: Arc<Router>,
     registry: Registry,
+    others: Vec<Other>,
     fleet: Fleet,
     overviews: Overviews,
     shutdown: CancellationToken,
@@ -48,14 +46,21 @@ impl Status {
     pub(crate) fn new(
         router: Arc<Router>,
         registry: Registry,
+        others: Vec<Other>,
         fleet: Fleet,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { router, registry, fleet, overviews: Overviews::default(), shutdown })
+        let overviews = Overviews::default();
+        Arc::new(Self { router, registry, others, fleet, overviews, shutdown })
+    }
+}
+
+impl Watched for Status {
+    fn registry(&self) -> &Registry {
+        &self.registry
     }
 
-    /// Why it is not ready.
-    pub(crate) fn unready(&self) -> Option<&'static str> {
+    fn unready(&self) -> Option<&'static str> {
         if self.shutdown.is_cancelled() {
             Some("shutting down")
         } else if self.router.session.ever() || self.router.metrics.bindings.get() > 0 {
@@ -63,6 +68,10 @@ impl Status {
         } else {
             Some("no session with the control plane yet")
         }
+    }
+
+    fn others(&self) -> &[Other] {
+        &self.others
     }
 }
 
@@ -72,25 +81,9 @@ pub(crate) async fn serve(
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let routes = Routes::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/statusz", get(statusz))
-        .with_state(status);
+    let own = Routes::new().route("/statusz", get(statusz)).with_state(Arc::clone(&status));
+    let routes = metrics::routes(status).merge(own);
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
-}
-
-async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, String) {
-    match status.unready() {
-        None => (StatusCode::OK, "ok\n".to_owned()),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-    }
-}
-
-async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> impl IntoResponse {
-    let (kind, text) = exposition(&status.registry, accept(&headers));
-    ([(header::CONTENT_TYPE, kind)], text)
 }
 
 async fn statusz(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {

@@ -38,9 +38,9 @@ pub(crate) struct Args {
     /// The token for --tcp; made if it is missing [default: run/token in the data directory]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where metrics are served
-    #[arg(long, value_name = "IP:PORT")]
-    metrics: Option<SocketAddr>,
+    /// Metrics and probes: IP:PORT or unix:/path [default: not served]
+    #[arg(long, value_name = "ADDRESS")]
+    status: Option<Address>,
     /// Wakes that a namespace may begin in a minute, as many of them at once; 0 is no limit
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     wake_budget: u32,
@@ -60,7 +60,9 @@ impl Role for Args {
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        let mut paths = super::paths(&[&self.listen()]);
+        let listen = self.listen();
+        let mut paths = super::paths(&[&listen]);
+        paths.extend(self.status.iter().flat_map(|status| super::paths(&[status])));
         paths.extend(self.tls.paths());
         paths.extend([self.store().join("reveille.redb"), self.token_file()]);
         Some(paths)
@@ -86,7 +88,7 @@ impl Args {
             listen: self.listen(),
             tcp: self.tcp.map(Address::Tcp),
             token_file: self.token_file(),
-            metrics: self.metrics,
+            status: self.status,
             ladder: self.ladder.checked()?,
             wake_budget: self.wake_budget,
             timings: Timings::default(),

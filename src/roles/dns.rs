@@ -74,9 +74,9 @@ pub(crate) struct Args {
     /// Replies a second over UDP to one network (/24, /56); above, a client is told to come by TCP; 0 is no limit
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     rate_limit: u32,
-    /// Where probes and metrics are served
-    #[arg(long, value_name = "IP:PORT")]
-    status: Option<SocketAddr>,
+    /// Metrics and probes: IP:PORT or unix:/path [default: not served]
+    #[arg(long, value_name = "ADDRESS")]
+    status: Option<Address>,
     /// File for a line of JSON about each question; - is standard output
     #[arg(long, value_name = "FILE")]
     query_log: Option<PathBuf>,
@@ -146,6 +146,7 @@ impl Role for Args {
         let mut paths: Vec<_> = files.into_iter().flatten().chain(log).cloned().collect();
         paths.extend(super::paths(&self.control_plane.iter().collect::<Vec<_>>()));
         paths.extend(self.tls.paths());
+        paths.extend(self.status.iter().flat_map(|status| super::paths(&[status])));
         Some(paths)
     }
 

@@ -53,9 +53,9 @@ pub(crate) struct Args {
     /// Envoy's admin page, loopback only [default: a socket in the data directory]
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<SocketAddr>,
-    /// Probes of this Envoy, for load balancers: /readyz and /healthz [default: not served]
-    #[arg(long, value_name = "IP:PORT")]
-    status: Option<SocketAddr>,
+    /// Metrics, and probes for load balancers: IP:PORT or unix:/path [default: not served]
+    #[arg(long, value_name = "ADDRESS")]
+    status: Option<Address>,
     /// Name of this Envoy among all
     #[arg(long, value_name = "NAME", default_value = "envoy")]
     name: String,
@@ -147,7 +147,7 @@ impl Role for Args {
     }
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
-        let mut paths = super::paths(&self.router.iter().collect::<Vec<_>>());
+        let mut paths = super::paths(&self.router.iter().chain(&self.status).collect::<Vec<_>>());
         paths.extend(self.tls.paths());
         paths.push(self.data_dir.join("run/envoy"));
         paths.extend(tools::find("envoy", self.envoy.as_deref()).ok());

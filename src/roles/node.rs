@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// The control plane: unix:/path, or IP:PORT or name:port with TLS [default: run/control.sock in the data directory]
     #[arg(long, value_name = "ADDRESS")]
     control_plane: Option<Address>,
+    /// Metrics and probes: IP:PORT or unix:/path [default: not served]
+    #[arg(long, value_name = "ADDRESS")]
+    status: Option<Address>,
     /// Actors that can run at a time
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -136,6 +139,7 @@ impl Args {
             advertise: self.advertise,
             listen: self.listen.unwrap_or(default.listen),
             control_plane: self.control_plane.unwrap_or(default.control_plane),
+            status: self.status,
             workers: self.workers,
             labels: self.label.into_iter().collect(),
             worker_cidr: self.worker_cidr,

@@ -9,6 +9,7 @@ use std::{
 
 use reveille_api::{
     Ladder, Zone,
+    metrics::Other,
     net::{self, Address},
 };
 use reveille_envoy::certificate::Files;
@@ -68,6 +69,9 @@ pub(crate) struct Args {
     /// Status page, metrics and probes
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
     status: SocketAddr,
+    /// Part on this machine whose metrics are shown with the router's own: PART=ADDRESS, its --status; may be given more than once
+    #[arg(long, value_name = "PART=ADDRESS", value_delimiter = ',')]
+    metrics_of: Vec<Other>,
     /// Name of this router: it stays over restarts, and no other router has it
     #[arg(long, value_name = "NAME", default_value = "router")]
     name: String,
@@ -136,6 +140,7 @@ impl Args {
             transport: self.tls.transport(net::Role::Router, Some(&self.name))?,
             listen: self.listen,
             status: self.status,
+            others: self.metrics_of,
             control_plane: self.control_plane,
             zone: self.domain,
             ladder,
@@ -172,6 +177,7 @@ impl Role for Args {
 
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&[&self.listen, &self.control_plane]);
+        paths.extend(self.metrics_of.iter().flat_map(|other| super::paths(&[&other.address])));
         paths.extend(self.tls.paths());
         paths.extend(self.https_cert.iter().chain(&self.https_key).cloned());
         Some(paths)

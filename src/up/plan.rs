@@ -37,6 +37,9 @@ impl Part {
     }
 }
 
+/// Parts whose pages the router's has too.
+const WATCHED: &[Part] = &[Part::ControlPlane, Part::Node, Part::Envoy, Part::Dns];
+
 pub(super) struct Plan {
     pub(super) args: Args,
     /// Absolute.
@@ -64,6 +67,12 @@ impl Plan {
         Address::Unix(self.run_dir().join(name)).to_string()
     }
 
+    /// The pages of a part other than the router, which shows its series with its own.
+    fn page(&self, part: Part) -> String {
+        let name = if part == Part::ControlPlane { "control" } else { part.name() };
+        self.socket(&format!("{name}.http"))
+    }
+
     /// The program and arguments of a part.
     pub(super) fn command(&self, part: Part) -> (PathBuf, Vec<OsString>) {
         let mut line = Line::of(part);
@@ -73,12 +82,14 @@ impl Plan {
                 .with("--data-dir", &self.data_dir)
                 .with("--listen", self.control().to_string())
                 .with("--tcp", args.grpc.to_string())
+                .with("--status", self.page(part))
                 .with("--wake-budget", args.wake_budget.to_string())
                 .with_ladder(args),
             Part::Node => {
                 line.with("--data-dir", &self.data_dir)
                     .with("--listen", self.socket("node.sock"))
                     .with("--control-plane", self.control().to_string())
+                    .with("--status", self.page(part))
                     .with("--workers", args.workers.to_string())
                     .with("--worker-cidr", args.worker_cidr.to_string());
                 for (name, path) in args.runtimes.named() {
@@ -92,31 +103,37 @@ impl Plan {
                 }
                 &mut line
             }
-            Part::Router => line
-                .with("--listen", self.socket("router.sock"))
-                .with("--control-plane", self.control().to_string())
-                .with("--domain", args.domain.to_string())
-                .with("--http", args.http.to_string())
-                .with("--https", args.https.to_string())
-                .with("--https-cert", &self.https.certificate)
-                .with("--https-key", &self.https.key)
-                .with("--status", args.status.to_string())
-                .with("--access-log", self.access_log())
-                // Nobody takes over. When `up` ends it serves until everything before it has.
-                .with("--grace", "0s")
-                .with_all(args.traces.flags())
-                .with_ladder(args),
+            Part::Router => {
+                for other in WATCHED {
+                    line.with("--metrics-of", format!("{}={}", other.name(), self.page(*other)));
+                }
+                line.with("--listen", self.socket("router.sock"))
+                    .with("--control-plane", self.control().to_string())
+                    .with("--domain", args.domain.to_string())
+                    .with("--http", args.http.to_string())
+                    .with("--https", args.https.to_string())
+                    .with("--https-cert", &self.https.certificate)
+                    .with("--https-key", &self.https.key)
+                    .with("--status", args.status.to_string())
+                    .with("--access-log", self.access_log())
+                    // Nobody takes over. When `up` ends it serves until everything before it has.
+                    .with("--grace", "0s")
+                    .with_all(args.traces.flags())
+                    .with_ladder(args)
+            }
             Part::Envoy => line
                 .with("--data-dir", &self.data_dir)
                 .with("--router", self.socket("router.sock"))
                 .with("--envoy", &self.envoy)
                 .with("--admin", args.admin.to_string())
+                .with("--status", self.page(part))
                 .with("--max-requests", args.ladder.max_requests.to_string())
                 // Nobody else is there whom a load balancer could choose.
                 .with("--grace", "0s")
                 .with("--drain", humantime::format_duration(args.drain).to_string()),
             Part::Dns => {
                 line.with("--listen", args.dns.to_string())
+                    .with("--status", self.page(part))
                     .with("--domain", args.domain.to_string());
                 for front in fronts(args.http) {
                     line.with("--front", front.to_string());

@@ -139,7 +139,16 @@ async fn drain(plan: &Plan, left: Duration) -> Option<DrainProgress> {
 /// What the parts leave in the run directory; folders only when they are empty.
 fn remove_run_files(plan: &Plan) {
     let run = plan.run_dir();
-    for file in ["control.sock", "router.sock", "node.sock", "token"] {
+    for file in [
+        "control.sock",
+        "router.sock",
+        "node.sock",
+        "token",
+        "control.http",
+        "node.http",
+        "envoy.http",
+        "dns.http",
+    ] {
         let _ = std::fs::remove_file(run.join(file));
     }
     let _ = std::fs::remove_dir_all(run.join("envoy"));

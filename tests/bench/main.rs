@@ -42,10 +42,7 @@ mod wake;
 mod wakes;
 mod warm;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -156,14 +153,9 @@ fn control(cluster: &Cluster) -> ControlClient<Channel> {
     ControlClient::new(Address::Unix(socket).channel())
 }
 
-/// Nobody listens there yet.
-fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
 /// Calls that the control plane was asked for so far, by whomever.
-async fn controlplane_calls(metrics: SocketAddr) -> Result<f64> {
-    let text = Client::new(metrics).get("controlplane", "/metrics").await.text();
+async fn controlplane_calls(cluster: &Cluster) -> Result<f64> {
+    let text = Client::new(cluster.status).get("controlplane", "/metrics").await.text();
     let series = text.lines().filter(|line| line.starts_with("reveille_controlplane_calls_total"));
     let values = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
     values.reduce(|a, b| a + b).context("the control plane counts no calls")

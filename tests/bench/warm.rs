@@ -8,7 +8,6 @@ use crate::{
     HOST, controlplane_calls,
     cpu::Used,
     figure::{How, Line, Reach},
-    free_address,
     harness::cluster::Cluster,
     one_counter,
     plain::Plain,
@@ -20,10 +19,8 @@ const SECONDS: u32 = 3;
 const OF_PLAIN: f64 = 0.42;
 
 pub(crate) async fn run() -> Result<Vec<Line>> {
-    let metrics = free_address()?;
-    let config = format!("[envoy]\nconcurrency = 1\n[controlplane]\nmetrics = \"{metrics}\"\n");
-    let cluster = one_counter(&config).await?;
-    let outcome = measure(&cluster, metrics).await;
+    let cluster = one_counter("[envoy]\nconcurrency = 1\n").await?;
+    let outcome = measure(&cluster).await;
     cluster.stop().await;
     outcome
 }
@@ -46,7 +43,7 @@ impl Side {
     }
 }
 
-async fn measure(cluster: &Cluster, metrics: SocketAddr) -> Result<Vec<Line>> {
+async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
     cluster.client.get(HOST, "/").await.count();
     let endpoint = endpoint(cluster).await?;
     let plain = Plain::start(endpoint).await?;
@@ -60,10 +57,10 @@ async fn measure(cluster: &Cluster, metrics: SocketAddr) -> Result<Vec<Line>> {
             let used = envoy.used();
             side.push(load, (used.0 - before.0, used.1 - before.1));
         }
-        let (called, before) = (controlplane_calls(metrics).await?, Used::by(cluster));
+        let (called, before) = (controlplane_calls(cluster).await?, Used::by(cluster));
         let load = wrk(cluster.http).await?;
         let used = Used::by(cluster).since(before);
-        calls.push((controlplane_calls(metrics).await? - called) / load.requests);
+        calls.push((controlplane_calls(cluster).await? - called) / load.requests);
         sandbox.push(used.sandboxes / load.requests);
         ours.push(load, (used.envoy, used.router));
         let last = |side: &Side| side.rates[round - 1];

@@ -15,6 +15,7 @@ pub mod failure;
 pub mod key;
 pub mod ladder;
 pub mod manifest;
+pub mod metrics;
 pub mod net;
 pub mod reason;
 pub mod stay;

@@ -36,7 +36,7 @@ fn config(folder: &std::path::Path) -> Config {
         listen: Address::Unix(folder.join("control.sock")),
         tcp: Some(Address::Tcp(loopback)),
         token_file: folder.join("run/token"),
-        metrics: Some(loopback),
+        status: Some(Address::Tcp(loopback)),
         ladder: Default::default(),
         wake_budget: 0,
         timings: Timings { settle: Duration::from_millis(200), ..Timings::default() },
@@ -375,16 +375,17 @@ async fn metrics_are_there_from_the_start_and_reflection_names_the_services() {
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
     };
     let rig = Rig::start().await;
-    let mut page = tokio::net::TcpStream::connect(rig.addrs.metrics.unwrap()).await.unwrap();
+    let Some(Address::Tcp(page)) = &rig.addrs.status else { panic!("{:?}", rig.addrs) };
+    let mut page = tokio::net::TcpStream::connect(page).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     page.write_all(request).await.unwrap();
     let mut text = String::new();
     page.read_to_string(&mut text).await.unwrap();
     for line in [
-        "reveille_controlplane_wakes_total{kind=\"Restored\"} 0",
+        "reveille_controlplane_wakes_total{kind=\"restored\"} 0",
         "reveille_controlplane_wake_failures_total{reason=\"no_capacity\"} 0",
-        "reveille_controlplane_actors_active 0",
-        "reveille_controlplane_calls_total{service=\"Routers\"} 0",
+        "reveille_controlplane_actors{state=\"suspended\"} 0",
+        "reveille_controlplane_calls_total{service=\"routers\"} 0",
     ] {
         assert!(text.contains(line), "{line} in {text}");
     }

@@ -68,6 +68,7 @@ impl Driver {
             Effect::Activate(epoch, place, source) => self.activate(epoch, place, &source),
             Effect::Drain(epoch, term, cause) => self.drain(epoch, term, cause),
             Effect::Revoke(epoch, term) => {
+                self.fleet.metrics.revoked();
                 self.fleet.routers.revoke(&self.record.key, epoch, term);
             }
             Effect::Freeze(epoch, term, place) => self.freeze(epoch, term, place),
@@ -203,8 +204,12 @@ impl Driver {
             None => self.template.spec.drain.timeout,
         };
         let (routers, key) = (Arc::clone(&self.fleet.routers), self.record.key.clone());
+        let metrics = self.fleet.metrics.clone();
         task::spawn(&mut self.errands, "drain", async move {
+            let begun = Instant::now();
+            metrics.draining();
             let drained = routers.drain(&key, epoch, term, patience).await;
+            metrics.drained(&drained, begun.elapsed());
             Done::Event(Event::Drained {
                 epoch,
                 term,

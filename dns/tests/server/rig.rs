@@ -9,7 +9,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, Query},
     rr::{Name, RecordType},
 };
-use reveille_api::Zone;
+use reveille_api::{Zone, net::Address};
 use reveille_dns::{Addrs, Config, Fronts, Source};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -48,7 +48,8 @@ impl Running {
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.addrs.status.unwrap()).await.unwrap();
+        let Some(Address::Tcp(status)) = &self.addrs.status else { panic!("{:?}", self.addrs) };
+        let mut stream = TcpStream::connect(status).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut page = String::new();
@@ -67,7 +68,7 @@ pub(crate) fn loopback() -> Vec<IpAddr> {
 
 pub(crate) fn config(fronts: Source) -> Config {
     let port = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    Config { status: Some(port(0)), ..Config::new(port(0), zone(), fronts) }
+    Config { status: Some(Address::Tcp(port(0))), ..Config::new(port(0), zone(), fronts) }
 }
 
 pub(crate) async fn start() -> Running {

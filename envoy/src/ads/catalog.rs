@@ -41,6 +41,15 @@ impl Kind {
         }
     }
 
+    /// For people, and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Listener => "listener",
+            Self::Secret => "secret",
+        }
+    }
+
     /// Nothing for a kind that is not served.
     pub(super) fn from_type_url(type_url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
@@ -49,11 +58,7 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cluster => "cluster",
-            Self::Listener => "listener",
-            Self::Secret => "secret",
-        })
+        f.write_str(self.name())
     }
 }
 

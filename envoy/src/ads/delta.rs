@@ -58,6 +58,10 @@ impl Session for Delta {
         request.node.take()
     }
 
+    fn type_url(response: &DeltaDiscoveryResponse) -> &str {
+        &response.type_url
+    }
+
     fn on_request(
         &mut self,
         request: DeltaDiscoveryRequest,

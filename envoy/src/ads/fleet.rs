@@ -6,11 +6,13 @@ use std::{
 };
 
 use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use reveille_api::metrics::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{
     catalog::{Kind, hash_of},
+    metrics::Metrics,
     session::Heard,
 };
 
@@ -21,7 +23,10 @@ const MESSAGE: usize = 2000;
 
 /// The view that every stream writes to. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Fleet(watch::Sender<Arc<View>>);
+pub struct Fleet {
+    view: watch::Sender<Arc<View>>,
+    metrics: Metrics,
+}
 
 /// What is known of all Envoys.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -79,19 +84,24 @@ pub struct Nack {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self(watch::Sender::new(Arc::default()))
+        Self { view: watch::Sender::new(Arc::default()), metrics: Metrics::default() }
     }
 }
 
 impl Fleet {
     /// As it is now.
     pub fn view(&self) -> Arc<View> {
-        self.0.borrow().clone()
+        self.view.borrow().clone()
     }
 
     /// As it changes.
     pub fn subscribe(&self) -> watch::Receiver<Arc<View>> {
-        self.0.subscribe()
+        self.view.subscribe()
+    }
+
+    /// Makes its series part of this registry.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// An Envoy has connected; it is in the view until the member is dropped.
@@ -115,7 +125,11 @@ impl Fleet {
     }
 
     fn change(&self, change: impl FnOnce(&mut View)) {
-        self.0.send_modify(|view| change(Arc::make_mut(view)));
+        self.view.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            change(view);
+            self.metrics.envoys.set(view.envoys.len() as i64);
+        });
     }
 }
 
@@ -127,7 +141,13 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// A response goes to it.
+    pub(super) fn pushed(&self, type_url: &str) {
+        self.fleet.metrics.pushed(type_url);
+    }
+
     pub(super) fn heard(&self, heard: Heard, now: u64) {
+        self.fleet.metrics.heard(&heard);
         self.fleet.change(|view| match heard {
             Heard::Acked { kind, version } => {
                 let Some(envoy) = view.envoys.get_mut(&self.stream) else { return };

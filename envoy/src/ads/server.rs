@@ -120,6 +120,9 @@ impl<S: Session> Driver<S> {
     async fn next(&mut self) -> Result<Option<S::Response>, Status> {
         loop {
             if let Some(response) = self.outbox.pop_front() {
+                if let Some(member) = &self.member {
+                    member.pushed(S::type_url(&response));
+                }
                 return Ok(Some(response));
             }
             tokio::select! {

@@ -19,6 +19,9 @@ pub(super) trait Session: Default + Send + 'static {
     /// Sent with the first request of a stream.
     fn node(request: &mut Self::Request) -> Option<Node>;
 
+    /// What kind of resources a response has.
+    fn type_url(response: &Self::Response) -> &str;
+
     fn on_request(
         &mut self,
         request: Self::Request,

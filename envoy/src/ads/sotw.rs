@@ -53,6 +53,10 @@ impl Session for StateOfTheWorld {
         request.node.take()
     }
 
+    fn type_url(response: &DiscoveryResponse) -> &str {
+        &response.type_url
+    }
+
     fn on_request(
         &mut self,
         request: DiscoveryRequest,

@@ -35,7 +35,7 @@ use prost::{Message, Name};
 use reveille_api::net::Address;
 
 use super::{
-    Config, Https, access_log, cluster, ext_proc, local_reply, names,
+    Config, Https, access_log, answer_log, cluster, ext_proc, local_reply, names,
     route::{self, Try},
     tls, traces,
 };
@@ -157,7 +157,10 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
         proxy_100_continue: true,
 
         local_reply_config: Some(local_reply::config()),
-        access_log: access_log::access_log(&config.access_log),
+        access_log: access_log::access_log(&config.access_log)
+            .into_iter()
+            .chain([answer_log::answer_log()])
+            .collect(),
         tracing: config.traces.as_ref().map(traces::tracing),
         ..Default::default()
     }

@@ -28,6 +28,8 @@ pub const AGAIN: &str = "again";
 pub const ROUTER: &str = "router";
 /// Cluster of the collector of traces.
 pub const COLLECTOR: &str = "collector";
+/// Cluster of the routers' ADS servers and logs, in the bootstrap.
+pub const XDS: &str = "xds";
 /// The HTTPS listener.
 pub const HTTPS: &str = "https";
 /// The secret with the certificate of the HTTPS listener.

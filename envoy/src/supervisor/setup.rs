@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reveille_api::net::Address;
+use reveille_api::{
+    metrics,
+    net::{Address, ListenError},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +21,7 @@ use super::{
     binary::{self},
     launcher::Launcher,
     leftover,
+    status::Metrics,
 };
 use crate::{bootstrap, tls};
 
@@ -40,7 +44,7 @@ pub enum BuildError {
     /// Two supervisors would fight over one directory.
     #[error("another supervisor runs Envoy in {dir}: stop it, or choose another directory", dir = .0.display())]
     Locked(PathBuf),
-    /// Somebody else listens where Envoy, or its supervisor, is to listen.
+    /// Somebody else listens where Envoy is to listen.
     #[error("cannot listen on {addr}: stop what uses it, or choose another address")]
     Address {
         /// Where.
@@ -48,6 +52,9 @@ pub enum BuildError {
         /// Why not.
         source: io::Error,
     },
+    /// The address of the pages is taken or not ours.
+    #[error(transparent)]
+    Status(#[from] ListenError),
     /// Envoy would trust whoever answers there.
     #[error("the router at {0} is reached by TCP: give --tls-cert, --tls-key and --tls-ca")]
     NoTls(Address),
@@ -94,8 +101,8 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     if let Address::Unix(socket) = config.admin_address() {
         remove_socket(&socket)?;
     }
-    let status = match config.status {
-        Some(addr) => Some(tokio::net::TcpListener::bind(addr).await.map_err(taken(addr))?),
+    let status = match &config.status {
+        Some(address) => Some(metrics::listen(address).await?),
         None => None,
     };
     for addr in config.admin.iter().chain(&config.listen) {
@@ -119,7 +126,8 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
     let launcher = Launcher::start().map_err(BuildError::Launcher)?;
     tracing::debug!(%version, bootstrap = %bootstrap.display(), "ready to start Envoy");
     let (state, hurry) = (watch::Sender::new(State::Starting), CancellationToken::new());
-    Ok(App { config, _lock: lock, launcher, state, status, hurry })
+    let metrics = Metrics::new(&config);
+    Ok(App { config, _lock: lock, launcher, state, status, metrics, hurry })
 }
 
 fn taken(addr: SocketAddr) -> impl Fn(io::Error) -> BuildError {

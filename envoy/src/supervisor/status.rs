@@ -1,39 +1,101 @@
-//! Probes, over plain HTTP, of a supervisor that is told where to serve them.
-//!
-//! | path | answer |
-//! | --- | --- |
-//! | `/healthz` | 200 as long as the supervisor answers |
-//! | `/readyz` | 200 while Envoy serves; 503 before that and from the first moment of a shutdown |
+//! The pages of a supervisor that is told where to serve them: [`reveille_api::metrics`]. It is ready while Envoy serves.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use axum::{Router, extract, http::StatusCode, routing::get};
-use tokio::{net::TcpListener, sync::watch};
+use reveille_api::{
+    metrics::{self, Counter, Gauge, Registry, Watched},
+    net::Listener,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::State;
+use super::{Config, State, admin::Admin};
 
-/// Serves until it is dropped. Says why it failed; without a listener, never.
-pub(super) async fn serve(
-    listener: Option<TcpListener>,
-    state: watch::Receiver<State>,
-) -> io::Error {
-    let Some(listener) = listener else { return std::future::pending().await };
-    let routes = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .with_state(state);
-    match axum::serve(listener, routes).await {
-        Ok(()) => io::ErrorKind::BrokenPipe.into(),
-        Err(error) => error,
+/// Handles to every series.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Metrics {
+    ready: Gauge,
+    pub(super) starts: Counter,
+    /// Without having been told to.
+    pub(super) exits: Counter,
+    requests: Gauge,
+    requests_limit: Gauge,
+    connections: Gauge,
+    connections_limit: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new(config: &Config) -> Self {
+        let metrics = Self::default();
+        metrics.requests_limit.set(config.max_requests.into());
+        metrics.connections_limit.set(config.max_connections.into());
+        metrics
+    }
+
+    #[rustfmt::skip]
+    fn register(&self, registry: &mut Registry) {
+        let r = registry.sub_registry_with_prefix("reveille_envoy");
+        r.register("ready", "1 while Envoy serves", self.ready.clone());
+        r.register("starts", "How often Envoy was started", self.starts.clone());
+        r.register("exits", "How often Envoy ended without having been told to", self.exits.clone());
+        r.register("requests_active", "Requests of clients in Envoy now", self.requests.clone());
+        r.register("requests_limit", "Requests that Envoy lets wait for the routers, and be at actors, at a time", self.requests_limit.clone());
+        r.register("connections_active", "Connections of clients now", self.connections.clone());
+        r.register("connections_limit", "Connections of clients at a time; more are refused", self.connections_limit.clone());
     }
 }
 
-async fn readyz(
-    extract::State(state): extract::State<watch::Receiver<State>>,
-) -> (StatusCode, &'static str) {
-    match *state.borrow() {
-        State::Ready => (StatusCode::OK, "ok\n"),
-        State::Starting => (StatusCode::SERVICE_UNAVAILABLE, "Envoy is starting\n"),
-        State::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+/// Every series of a supervisor, as it is at the start.
+pub fn series() -> Registry {
+    let mut registry = Registry::default();
+    Metrics::default().register(&mut registry);
+    registry
+}
+
+struct Page {
+    registry: Registry,
+    metrics: Metrics,
+    state: watch::Receiver<State>,
+    admin: Admin,
+}
+
+impl Watched for Page {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn unready(&self) -> Option<&'static str> {
+        match *self.state.borrow() {
+            State::Ready => None,
+            State::Starting => Some("Envoy is starting"),
+            State::Draining => Some("shutting down"),
+        }
+    }
+
+    /// What Envoy itself knows. Where it does not answer, nothing is active.
+    async fn look(&self) {
+        self.metrics.ready.set(i64::from(self.unready().is_none()));
+        let asked = tokio::join!(self.admin.active_requests(), self.admin.active_connections());
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.requests.set(number(asked.0.unwrap_or_default()));
+        self.metrics.connections.set(number(asked.1.unwrap_or_default()));
+    }
+}
+
+/// Serves until it is dropped. Says why it failed; without a listener, never.
+pub(super) async fn serve(
+    listener: Option<Listener>,
+    state: watch::Receiver<State>,
+    metrics: Metrics,
+    admin: Admin,
+) -> io::Error {
+    let Some(listener) = listener else { return std::future::pending().await };
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let page = Page { registry, metrics, state, admin };
+    let routes = metrics::routes(Arc::new(page));
+    match metrics::serve(listener, routes, CancellationToken::new()).await {
+        Ok(()) => io::ErrorKind::BrokenPipe.into(),
+        Err(error) => error,
     }
 }

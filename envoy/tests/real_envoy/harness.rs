@@ -283,7 +283,7 @@ pub(crate) struct Options {
     pub(crate) drain: Duration,
     pub(crate) admin: Option<SocketAddr>,
     pub(crate) grace: Duration,
-    pub(crate) status: Option<SocketAddr>,
+    pub(crate) status: Option<Address>,
     /// A second router, for when the first does not serve.
     pub(crate) second: bool,
     /// Besides the first address.

@@ -37,6 +37,7 @@ use crate::{
     golden::NAME,
     images::{self, Pin},
     limits::Watch,
+    metrics::End,
     process::Process,
     readiness::Check,
     record::{ActivationRecord, Fence, Phase, Record},
@@ -458,6 +459,7 @@ impl Attempt<'_> {
         let fetched =
             core.fetches.fetch(store, &core.snapshots, self.actor, snapshot, runtime).await;
         self.fetched();
+        core.metrics.fetched(End::of(&fetched));
         fetched.map_err(|error| not_fetched(snapshot, &error))
     }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     core::{Activation, Core, OpError},
+    metrics::{End, Turn},
     record::{Fence, Phase},
 };
 
@@ -135,9 +136,11 @@ async fn freeze(
     };
     let Err(why) = stopped.await else {
         tracing::info!(%actor, epoch = %activation.record.epoch, "an actor is frozen");
+        core.metrics.turned(Turn::Freeze, End::Done);
         return Turned::Done(activation);
     };
     tracing::warn!(%actor, epoch = %activation.record.epoch, why, "a freeze failed; the actor serves on");
+    core.metrics.turned(Turn::Freeze, End::Failed);
     match thaw(core, actor, fence, activation).await {
         Turned::Done(activation) => {
             let why = format!("the actor was not frozen and serves on: {why}");
@@ -158,6 +161,7 @@ async fn thaw(
         Ok(()) => give_back(&core, &actor, fence, &mut activation).await,
         Err(error) => Err(error),
     };
+    core.metrics.turned(Turn::Thaw, End::of(&served));
     match served {
         Ok(()) => Turned::Done(activation),
         Err(why) => {

@@ -21,6 +21,7 @@ use super::activate::chain;
 use crate::{
     core::{Activation, Core, OpError},
     files,
+    metrics::Down,
     record::{Fence, Phase, Record},
     snapshots::{Origin, Sealed, Upload, unix_ms},
 };
@@ -63,6 +64,18 @@ pub(super) enum SuspendEnd {
     Failed(Box<Activation>, OpError),
     /// Not possible, and it could not be brought back either.
     Lost(String),
+}
+
+impl SuspendEnd {
+    /// What it is counted as.
+    pub(super) fn how(&self) -> Down {
+        match self {
+            Self::Committed(_) => Down::Committed,
+            Self::Resumed(_) => Down::Resumed,
+            Self::Failed(..) => Down::Failed,
+            Self::Lost(_) => Down::Lost,
+        }
+    }
 }
 
 /// Lets either the commit or a cancellation through, whichever comes first.
@@ -108,7 +121,8 @@ pub(super) async fn suspend(
     request: Suspend,
     gate: Arc<Gate>,
 ) -> SuspendEnd {
-    let deadline = Instant::now() + request.deadline;
+    let begun = Instant::now();
+    let deadline = begun + request.deadline;
     let descent = Descent { core: &core, actor: &actor, request: &request, gate: &gate, deadline };
     let snapshot = request.snapshot.clone();
     let frozen = activation.record.is_frozen();
@@ -147,7 +161,10 @@ pub(super) async fn suspend(
             // It may be in the store by now, and was not evicted then for our sake.
             drop(in_use);
             return match taken {
-                Some(taken) => SuspendEnd::Committed(taken),
+                Some(taken) => {
+                    core.metrics.committed(taken.bytes, begun.elapsed());
+                    SuspendEnd::Committed(taken)
+                }
                 None => SuspendEnd::Lost("its snapshot is gone".into()),
             };
         }

@@ -45,7 +45,7 @@ fn a_committed_snapshot_is_there_after_a_restart() {
     let root = tempfile::tempdir().unwrap();
     committed(root.path(), "s1");
     let snapshots = Snapshots::open(root.path(), true).unwrap();
-    assert_eq!(snapshots.bytes(), 100_005);
+    assert_eq!(snapshots.held().bytes, 100_005);
     assert_eq!(snapshots.get(&actor(), "s1").unwrap().epoch, Epoch(3));
     let listed = snapshots.list("n1");
     assert_eq!((listed.len(), listed[0].id.as_str(), listed[0].node.as_str()), (1, "s1", "n1"));
@@ -128,7 +128,7 @@ fn only_what_is_not_kept_is_deleted() {
     assert_eq!(snapshots.list("n").len(), 1);
     snapshots.delete(&actor(), Epoch(4), &[]).unwrap();
     snapshots.forget(&actor());
-    assert_eq!((snapshots.bytes(), root.path().join("demo/counter").exists()), (0, false));
+    assert_eq!((snapshots.held().bytes, root.path().join("demo/counter").exists()), (0, false));
 }
 
 fn upload(snapshots: &Snapshots, id: &str) -> Upload {

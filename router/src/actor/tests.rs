@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use prometheus_client::metrics::gauge::Gauge;
 use proptest::prelude::*;
+use reveille_api::metrics::Gauge;
 use reveille_api::{ActorKey, proto::WakeKind};
 
 use super::*;

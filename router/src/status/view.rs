@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use reveille_api::{ActorKey, Epoch, Reason};
+use reveille_api::{ActorKey, Epoch, Reason, metrics::Label};
 use reveille_envoy::ads::{self, Fleet};
 use serde::Serialize;
 
@@ -165,7 +165,7 @@ fn bindings(router: &Router) -> Vec<Bound> {
             term: binding.term,
             endpoint: binding.endpoint,
             protocol: binding.protocol,
-            woken_by: answer::kind_name(binding.woken_by),
+            woken_by: binding.woken_by.value(),
             in_flight: binding.activation.in_flight(),
             idle_ms: binding.activation.idle_ms(),
         })
@@ -178,7 +178,7 @@ impl From<Entry> for Request {
     fn from(entry: Entry) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map(ms).unwrap_or_default();
         let (end, reason) = match entry.end {
-            End::Woken(kind, _) => ("woken", answer::kind_name(kind)),
+            End::Woken(kind, _) => ("woken", kind.value()),
             End::Refused(reason) => ("refused", reason.name()),
             End::Left => ("left", "the caller left"),
             End::Cut => ("cut", Reason::UpstreamReset.name()),

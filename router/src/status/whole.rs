@@ -1,10 +1,12 @@
 //! The whole fleet, as the control plane tells it: plain data for the page.
 
-use reveille_api::proto::{self, ActorState, OverviewReply, WakeKind, wake_under_way::Stage};
+use reveille_api::{
+    metrics::Label,
+    proto::{self, ActorState, OverviewReply, WakeKind, wake_under_way::Stage},
+};
 use serde::Serialize;
 
 use super::{ms, overview::Told};
-use crate::answer;
 
 /// What is known of the fleet, and since when.
 #[derive(Debug, Serialize)]
@@ -141,7 +143,7 @@ impl Known {
                 Stage::Start => "start",
                 Stage::Thaw => "thaw",
             },
-            kind: answer::kind_name(WakeKind::try_from(wake.kind).unwrap_or_default()),
+            kind: WakeKind::try_from(wake.kind).unwrap_or_default().value(),
             worker: wake.worker.clone(),
             for_ms: ago(wake.since_unix_ms),
         };

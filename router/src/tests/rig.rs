@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use prometheus_client::registry::Registry;
 use reveille_api::{
     Ladder,
+    metrics::Registry,
     net::{Address, Transport},
     task,
 };
@@ -54,6 +54,7 @@ impl Rig {
             transport: Transport::unix(),
             listen: Address::Unix(folder.path().join("router.sock")),
             status: "127.0.0.1:0".parse().unwrap(),
+            others: Vec::new(),
             control_plane: control_plane.clone(),
             zone: "actors.test".parse().unwrap(),
             ladder: ladder(),

@@ -24,6 +24,7 @@ pub(super) const TABLE: &[(&str, &[Role])] = &[
     ("reveille.v1.NodeAgent", &[Role::ControlPlane]),
     ("envoy.service.ext_proc.v3.ExternalProcessor", &[Role::Envoy]),
     ("envoy.service.discovery.v3.AggregatedDiscoveryService", &[Role::Envoy]),
+    ("envoy.service.accesslog.v3.AccessLogService", &[Role::Envoy]),
 ];
 
 /// Services that every server may have, for those who have something else to ask of it.

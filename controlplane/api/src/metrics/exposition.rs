@@ -2,13 +2,13 @@
 
 use prometheus_client::{encoding::text, registry::Registry};
 
-/// The `content-type` of [`open_metrics`], and what an `Accept` header names it by.
-pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The `content-type` of [`prometheus`].
-pub(crate) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The `content-type` of OpenMetrics, and what an `Accept` header names it by.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The `content-type` of the older text.
+pub const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The registry for this `Accept` header, with its content type.
-pub(crate) fn exposition(registry: &Registry, accept: Option<&str>) -> (&'static str, String) {
+pub fn exposition(registry: &Registry, accept: Option<&str>) -> (&'static str, String) {
     let text = open_metrics(registry);
     if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
         return (OPEN_METRICS, text);

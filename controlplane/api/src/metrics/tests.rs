@@ -1,0 +1,176 @@
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::net::Address;
+
+crate::labels! {
+    enum Way "way" {
+        In "in",
+        Out "out",
+    }
+}
+crate::labels! {
+    enum End "end" {
+        Done "done",
+        Failed "failed",
+    }
+}
+
+struct Part1 {
+    registry: Registry,
+    unready: Option<&'static str>,
+    others: Vec<Other>,
+}
+
+impl Watched for Part1 {
+    fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn unready(&self) -> Option<&'static str> {
+        self.unready
+    }
+
+    fn others(&self) -> &[Other] {
+        &self.others
+    }
+}
+
+fn counting(name: &str, prefix: &str) -> (Registry, Closed<(Way, End), Counter>) {
+    let mut registry = Registry::with_prefix(prefix);
+    let ends = Closed::<(Way, End), Counter>::default();
+    registry.register(name, "How they ended", ends.clone());
+    (registry, ends)
+}
+
+#[test]
+fn every_combination_of_labels_is_there_from_the_start_and_is_counted_by_itself() {
+    let (registry, ends) = counting("ends", "reveille_test");
+    ends.get((Way::Out, End::Failed)).inc();
+    let (_, text) = exposition(&registry, None);
+    assert_eq!(
+        text,
+        "# HELP reveille_test_ends_total How they ended.\n\
+         # TYPE reveille_test_ends_total counter\n\
+         reveille_test_ends_total{way=\"in\",end=\"done\"} 0\n\
+         reveille_test_ends_total{way=\"in\",end=\"failed\"} 0\n\
+         reveille_test_ends_total{way=\"out\",end=\"done\"} 0\n\
+         reveille_test_ends_total{way=\"out\",end=\"failed\"} 1\n"
+    );
+}
+
+#[test]
+fn every_value_of_a_label_is_its_own_and_looks_like_one() {
+    fn check<L: Label>() {
+        let values: Vec<_> = L::all().into_iter().map(L::value).collect();
+        let mut distinct = values.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), values.len(), "{values:?}");
+        let good = |c: char| c.is_ascii_lowercase() || c == '_';
+        assert!(values.iter().all(|value| value.chars().all(good)), "{values:?}");
+    }
+    check::<Reason>();
+    check::<WakeKind>();
+    check::<Part>();
+    check::<ActorState>();
+}
+
+#[test]
+fn the_reference_has_each_family_once_with_its_labels_and_their_values() {
+    let (mut registry, _) = counting("ends", "reveille_test");
+    registry.register("took_seconds", "How long", durations());
+    let found = families(&registry);
+    assert_eq!(found.len(), 2);
+    assert_eq!(
+        (found[0].name.as_str(), found[0].kind.as_str()),
+        ("reveille_test_ends_total", "counter")
+    );
+    let keys: Vec<_> = found[0].labels.keys().collect();
+    assert_eq!(keys, ["end", "way"]);
+    assert_eq!(found[1].kind, "histogram");
+    assert!(found[1].labels.is_empty(), "{found:?}");
+    let page = reference(&[Described { title: "Test", page: "Nowhere.", registry }]);
+    assert!(
+        page.contains("| `reveille_test_ends_total` | counter | `end`, `way` | How they ended |"),
+        "{page}"
+    );
+    assert!(page.contains("| `end` | `done` `failed` |"), "{page}");
+}
+
+/// One exchange, as a scraper does.
+async fn get(address: &Address, path: &str, accept: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Address::Tcp(address) = address else { panic!("{address}") };
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+async fn serving(part: Part1, address: &Address) -> (Address, tokio::task::JoinSet<()>) {
+    let listener = listen(address).await.unwrap();
+    let bound = listener.address().unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    crate::task::spawn(&mut tasks, "page", async {
+        serve(listener, routes(Arc::new(part)), CancellationToken::new()).await.unwrap();
+    });
+    (bound, tasks)
+}
+
+#[tokio::test]
+async fn one_page_has_the_series_of_the_parts_beside_it_and_says_who_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registry, _) = counting("ends", "reveille_node");
+    let node = Part1 { registry, unready: Some("not yet"), others: Vec::new() };
+    let socket = Address::Unix(dir.path().join("node.http"));
+    let (_, _node) = serving(node, &socket).await;
+    let (registry, _) = counting("ends", "reveille_router");
+    let others = vec![
+        format!("node={socket}").parse().unwrap(),
+        format!("dns=unix:{}/nobody", dir.path().display()).parse().unwrap(),
+    ];
+    let router = Part1 { registry, unready: None, others };
+    let (address, _router) = serving(router, &"127.0.0.1:0".parse().unwrap()).await;
+
+    let text = get(&address, "/metrics", "*/*").await;
+    for line in [
+        "content-type: text/plain; version=0.0.4",
+        "reveille_router_ends_total{way=\"in\",end=\"done\"} 0",
+        "reveille_node_ends_total{way=\"in\",end=\"done\"} 0",
+        "reveille_part_up{part=\"node\"} 1",
+        "reveille_part_up{part=\"dns\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+    let text = get(&address, "/metrics", "application/openmetrics-text").await;
+    assert_eq!(text.matches("# EOF\n").count(), 1, "{text}");
+    assert!(text.ends_with("# EOF\n") && text.contains("reveille_node_ends_total"), "{text}");
+    let text = own(&address).await.unwrap();
+    assert!(text.contains("reveille_router_ends_total") && !text.contains("node"), "{text}");
+    assert!(get(&address, "/readyz", "*/*").await.starts_with("HTTP/1.1 200"));
+    assert!(get(&address, "/healthz", "*/*").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_ready_says_why_and_lives() {
+    let (registry, _) = counting("ends", "reveille_test");
+    let part = Part1 { registry, unready: Some("no session yet"), others: Vec::new() };
+    let (address, _part) = serving(part, &"127.0.0.1:0".parse().unwrap()).await;
+    let answer = get(&address, "/readyz", "*/*").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("no session yet\n"), "{answer}");
+    assert!(get(&address, "/healthz", "*/*").await.starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn what_is_no_part_beside_this_one_is_told_what_to_write() {
+    for wrong in ["node", "actor=unix:/x", "node=unix:", "=127.0.0.1:1"] {
+        let error = wrong.parse::<Other>().unwrap_err().to_string();
+        assert!(error.contains("PART=ADDRESS") && error.contains("controlplane"), "{error}");
+    }
+}
