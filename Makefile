@@ -25,7 +25,7 @@ demo: build ## play the story: cold start, warm, suspend, wake, 1,000 at once
 	@cargo bench --quiet --bench demo
 
 test: setup ## every test, with real Envoy, runsc and CRIU
-	@deploy/setup.sh programs registry chromium kubernetes
+	@deploy/setup.sh programs registry prometheus chromium kubernetes
 	@cargo test --workspace --locked --no-fail-fast
 
 model: ## the protocol's model in larger sizes, some minutes

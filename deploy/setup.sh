@@ -26,6 +26,11 @@ declare -A registry_sha256=(
   [x86_64]=a9bd06c0e006854608f8469b4371743f40604ad90975532bb3b7ceeb72fe2913
   [aarch64]=652d4e3fe828ccf9b80962dce13f813fb969f1d5e1dae7d7ceff79ec9a5ed651
 )
+prometheus_version=2.42.0+ds-5+deb12u1 prometheus_suite=bookworm
+declare -A prometheus_sha256=(
+  [x86_64]=81d59a24fce84f7fbe97a45a4f2914b6a5881b5cd1db2a6a0e129e515e1a5f55
+  [aarch64]=ca131aa102390083398afbc80be9c8dd1dda78f9f92154fc00df8f7f1f4556e9
+)
 criu_version=4.2.1 criu_revision=1 criu_suite=sid
 criu_sha256=29ec0ee09e296479fe7048c80980e8ef1d0684d0b0204c2b101dfea19f6725b9
 criu_packages=(
@@ -54,7 +59,7 @@ corefile_version=1.1.1-1 corefile_suite=sid
 corefile_sha256=15bfef924a98cbbcdba329df03fc6e29e918b9728689a471bd808a4ec28059b7
 
 default_steps=(system envoy runsc criu runc counter python-rootfs)
-extra_steps=(programs registry kubernetes wrk resolvers chromium)
+extra_steps=(programs registry prometheus kubernetes wrk resolvers chromium)
 
 usage() {
   cat <<'TEXT'
@@ -74,12 +79,13 @@ Installs into .deps/ what is not there yet. Without a STEP: the first seven.
   registry       .deps/bin/registry, for tests: an image registry, from Debian's package docker-registry
   kubernetes     for tests: .deps/bin/kube-apiserver, built from Debian's source package with Debian's Go (about 4 min),
                  .deps/bin/etcd, from Debian's package, and .deps/bin/corefile, which reads a Corefile as CoreDNS does
+  prometheus     .deps/bin/{prometheus,promtool}, for tests of the rules and the dashboard, from Debian's package prometheus
   wrk            Debian package wrk, for `make bench` (only when asked for)
   resolvers      Debian packages knot, dnsmasq-base and dnsperf, for `make bench` (only when asked for)
   chromium       Debian package chromium, for tests of the status page (only when asked for)
   all            all of them
 
-DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu, registry and kubernetes; by default it is the machine's own.
+DEBIAN_MIRROR=URI names the Debian mirror for runsc, criu, registry, prometheus and kubernetes; by default it is the machine's own.
 TEXT
 }
 
@@ -358,6 +364,25 @@ step_resolvers() {
   command -v dnsperf >/dev/null || missing+=(dnsperf)
   # For programs to be run here, not for services of this machine.
   ((${#missing[@]} == 0)) || RUNLEVEL=1 apt_install "${missing[@]}"
+}
+
+step_prometheus() {
+  local sha256=${prometheus_sha256[$machine]:-}
+  [[ -n $sha256 ]] || fail "there is no prometheus package for $machine, only for: ${!prometheus_sha256[*]}"
+  local key="$prometheus_version $sha256"
+  if is_installed prometheus "$key" "$deps/bin/promtool"; then return; fi
+  say "installing Prometheus $prometheus_version"
+  use_suite deb "$prometheus_suite"
+  # Unpacked only: installed, it would be a service of this machine.
+  quietly other_apt download "prometheus=$prometheus_version" ||
+    fail "Debian $prometheus_suite on this mirror has no prometheus $prometheus_version (see above): point DEBIAN_MIRROR at one that has"
+  local package=("$apt_root"/prometheus_*.deb)
+  check_sha256 "${package[0]}" "$sha256"
+  dpkg -x "${package[0]}" "$scratch/prometheus"
+  runs_as "${prometheus_version%-*}" "$scratch/prometheus/usr/bin/prometheus"
+  install_binary "$scratch/prometheus/usr/bin/prometheus" prometheus
+  install_binary "$scratch/prometheus/usr/bin/promtool" promtool
+  stamp prometheus "$key"
 }
 
 step_counter() {

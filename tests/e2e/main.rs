@@ -7,6 +7,8 @@
 
 #[path = "../harness/harness.rs"]
 mod harness;
+#[path = "../observability/files.rs"]
+mod observability_files;
 #[path = "../../node/tests/node/oci.rs"]
 mod oci;
 
@@ -20,6 +22,7 @@ mod grpc;
 mod https;
 mod image;
 mod names;
+mod observability;
 mod parking;
 mod protocols;
 mod reasons;

@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-const ODD: &str = include_str!("odd_actor.py");
-const NEVER_READY: &str = "import time\ntime.sleep(1000)";
+pub(crate) const ODD: &str = include_str!("odd_actor.py");
+pub(crate) const NEVER_READY: &str = "import time\ntime.sleep(1000)";
 
 /// The instance in which a reason is provoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -527,7 +527,7 @@ async fn in_metrics(cluster: &Cluster, name: &str, value: &str) {
 }
 
 /// Damages the largest file of an actor's snapshots.
-fn flip_a_byte(cluster: &Cluster, actor: &str) {
+pub(crate) fn flip_a_byte(cluster: &Cluster, actor: &str) {
     let files = files(&cluster.data_dir().join("node/snapshots"));
     let ours = files.into_iter().filter(|path| path.iter().any(|part| part == actor));
     let image = ours.max_by_key(|path| fs::metadata(path).map_or(0, |file| file.len()));

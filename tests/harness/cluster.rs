@@ -67,7 +67,7 @@ impl Options {
 }
 
 /// A port that is free, and was not given before: nobody may listen on that one yet.
-pub(super) fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
