@@ -626,7 +626,8 @@ impl World {
         router: &FakeRouter,
         key: &ActorKey,
     ) -> Result<crate::driver::Served, Failure> {
-        let origin = Origin { router: Some(&router.instance), request_id: "r-1", traceparent: None };
+        let origin =
+            Origin { router: Some(&router.instance), request_id: "r-1", traceparent: None };
         self.fleet.wake(key, Asker::Traffic, origin).await
     }
 

@@ -92,19 +92,11 @@ pub(crate) enum OpError {
 }
 
 impl OpError {
-    /// What it is counted as.
-    pub(crate) fn reason(&self) -> Reason {
-        match self {
-            Self::Failed(failure) | Self::Unfit(failure) => failure.reason,
-            _ => Reason::Internal,
-        }
-    }
-
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::Failed(Failure::internal(message))
     }
 
-    /// As the control plane is told.
+    /// As the control plane is told, and as it is counted.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Failed(failure) | Self::Unfit(failure) => failure.reason,

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     cpu,
     figure::{How, Line, Reach},
-    free_address,
+    harness::cluster::free_address,
 };
 
 const NAME: &str = "dns";
@@ -103,7 +103,7 @@ fn pinned(program: &str) -> Command {
 }
 
 fn knot(dir: &TempDir) -> Result<(Command, SocketAddr)> {
-    let address = free_address()?;
+    let address = free_address();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let zone = "$ORIGIN actors.localhost.\n$TTL 5\n@ SOA ns hostmaster 1 3600 600 86400 5\n@ NS ns\nns A 127.0.0.1\n* A 127.0.0.1\n";
     fs::write(path("zone"), zone)?;
@@ -122,7 +122,7 @@ fn knot(dir: &TempDir) -> Result<(Command, SocketAddr)> {
 }
 
 fn dnsmasq() -> Result<(Command, SocketAddr)> {
-    let address = free_address()?;
+    let address = free_address();
     let mut command = pinned("/usr/sbin/dnsmasq");
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
     command.args(["--bind-interfaces", "--listen-address=127.0.0.1", "--user=root", "--pid-file="]);
@@ -132,7 +132,7 @@ fn dnsmasq() -> Result<(Command, SocketAddr)> {
 }
 
 fn ours() -> Result<(Command, SocketAddr)> {
-    let address = free_address()?;
+    let address = free_address();
     let mut command = pinned(env!("CARGO_BIN_EXE_reveille"));
     command.args(["dns", "--listen", &address.to_string(), "--domain", "actors.localhost"]);
     command.args(["--front", "127.0.0.1", "--rate-limit", "1000000000", "--log", "warn"]);

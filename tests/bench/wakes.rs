@@ -33,8 +33,7 @@ use tonic::transport::Channel;
 use crate::{
     cpu,
     figure::{Line, Reach},
-    free_address,
-    harness::eventually,
+    harness::{cluster::free_address, eventually},
     node::Node,
 };
 
@@ -92,7 +91,7 @@ impl Stage {
             Role::start(&["controlplane", "--data-dir", &data, "--listen", &control.to_string()])?;
         listens(&path("control.sock")).await;
         let node = Node::start(dir.path(), &control, workers).await?;
-        let (http, status) = (free_address()?.to_string(), free_address()?.to_string());
+        let (http, status) = (free_address().to_string(), free_address().to_string());
         let router_role = Role::start(&[
             "router",
             "--listen",
