@@ -150,6 +150,10 @@ impl Role for Args {
         Some(paths)
     }
 
+    fn check(self) -> Result {
+        crate::cli::client(async { self.over_tls().and_then(|_| self.control_plane()).map(drop) })
+    }
+
     async fn serve(self, stop: Stop) -> Result {
         let (tls, control_plane) = (self.over_tls()?, self.control_plane()?);
         let Self { listen, domain, front, front_file, front_service, ttl, .. } = self;
