@@ -111,6 +111,9 @@ pub(crate) trait Role: Send + Sized + 'static {
         None
     }
 
+    /// Where its metrics are served, if they are.
+    fn page(&self) -> Option<Address>;
+
     /// Threads that it runs on; one for each core where it does not say.
     fn threads(&self) -> Option<NonZero<usize>> {
         None
@@ -171,7 +174,8 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
     runtime.block_on(async {
         // Before anything is made that a signal would leave behind.
         let signals = Signals::catch()?;
-        let telemetry = Telemetry::start(&role.common().telemetry, R::PART, role.name())?;
+        let telemetry =
+            Telemetry::start(&role.common().telemetry, R::PART, role.name(), role.page())?;
         let stop = Stop::default();
         let mut served = Box::pin(role.serve(stop.clone()));
         let ended = tokio::select! {

@@ -3,18 +3,21 @@
 //! ```text
 //!  span ended ─▶ queue (full: dropped, counted) ─▶ a batch, each second ─▶ collector
 //!                                                    └─ not taken in time: lost, counted
+//!  the page of a part's --status ─▶ each quarter of a minute ─▶ collector
 //! ```
 //!
 //! Which spans there are: [`reveille_api::trace`]. Envoy sends its own; the router tells it where.
 
+mod metrics;
 mod traces;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use reveille_api::net::Address;
+use reveille_api::{net::Address, task};
 use reveille_envoy::resources::Traces;
+use tokio::task::JoinSet;
 
 use crate::error::Result;
 
@@ -26,7 +29,7 @@ const LAST: Duration = Duration::from_secs(2);
 #[group(skip)]
 #[command(next_help_heading = "Telemetry")]
 pub(crate) struct Args {
-    /// OpenTelemetry collector that traces are sent to, by gRPC, like http://127.0.0.1:4317 [default: none]
+    /// OpenTelemetry collector that traces, and the metrics of --status, are sent to, by gRPC, like http://127.0.0.1:4317 [default: none]
     #[arg(long, value_name = "URL")]
     pub(crate) otlp_endpoint: Option<Endpoint>,
 }
@@ -112,24 +115,44 @@ impl fmt::Display for Ratio {
 #[derive(Debug, Default)]
 pub(crate) struct Telemetry {
     traces: Option<SdkTracerProvider>,
+    /// Ends with this.
+    metrics: JoinSet<Infallible>,
 }
 
 impl Telemetry {
-    /// Begins to tell it. `name` is the node's or the router's own, if it has one.
-    pub(crate) fn start(args: &Args, part: &str, name: Option<&str>) -> Result<Self> {
+    /// Begins to tell it. `name` is the node's or the router's own, if it has one; `page` is where its metrics are served.
+    pub(crate) fn start(
+        args: &Args,
+        part: &str,
+        name: Option<&str>,
+        page: Option<Address>,
+    ) -> Result<Self> {
         let Some(endpoint) = &args.otlp_endpoint else { return Ok(Self::default()) };
+        let mut metrics = JoinSet::new();
+        if let Some(page) = page {
+            let who = [
+                ("service.name", Some(service(part))),
+                ("service.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
+                ("service.instance.id", name.map(str::to_owned)),
+            ];
+            let who = who.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+            let tell = metrics::tell(page, endpoint.0.clone(), who);
+            task::spawn(&mut metrics, "metrics to the collector", tell);
+        }
         let name = name.map(|name| KeyValue::new("service.instance.id", name.to_owned()));
         let resource = Resource::builder()
-            .with_service_name(format!("reveille-{part}"))
+            .with_service_name(service(part))
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attributes(name)
             .build();
-        Ok(Self { traces: Some(traces::start(endpoint, resource)?) })
+        Ok(Self { traces: Some(traces::start(endpoint, resource)?), metrics })
     }
 
     /// Tells the rest, as far as that is possible soon.
     pub(crate) async fn finish(self) {
-        let Some(traces) = self.traces else { return };
+        let Self { traces, metrics } = self;
+        drop(metrics);
+        let Some(traces) = traces else { return };
         let last = tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(LAST));
         match tokio::time::timeout(2 * LAST, last).await {
             Ok(Ok(Ok(()))) => {}
@@ -137,6 +160,10 @@ impl Telemetry {
             _ => tracing::warn!("the last spans were not sent in time"),
         }
     }
+}
+
+fn service(part: &str) -> String {
+    format!("reveille-{part}")
 }
 
 #[cfg(test)]

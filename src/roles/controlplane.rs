@@ -59,6 +59,10 @@ impl Role for Args {
         &self.common
     }
 
+    fn page(&self) -> Option<Address> {
+        self.status.clone()
+    }
+
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let listen = self.listen();
         let mut paths = super::paths(&[&listen]);

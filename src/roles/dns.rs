@@ -140,6 +140,10 @@ impl Role for Args {
         &self.common
     }
 
+    fn page(&self) -> Option<Address> {
+        self.status.clone()
+    }
+
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let log = self.query_log.iter().filter(|path| *path != Path::new(reveille_dns::STDOUT));
         let files = [&self.dot_cert, &self.dot_key, &self.front_file];

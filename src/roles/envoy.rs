@@ -146,6 +146,10 @@ impl Role for Args {
         &self.common
     }
 
+    fn page(&self) -> Option<Address> {
+        self.status.clone()
+    }
+
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&self.router.iter().chain(&self.status).collect::<Vec<_>>());
         paths.extend(self.tls.paths());

@@ -166,6 +166,10 @@ impl Role for Args {
         Some(&self.name)
     }
 
+    fn page(&self) -> Option<Address> {
+        self.status.clone()
+    }
+
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         None
     }

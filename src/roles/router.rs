@@ -175,6 +175,10 @@ impl Role for Args {
         Some(&self.name)
     }
 
+    fn page(&self) -> Option<Address> {
+        Some(Address::Tcp(self.status))
+    }
+
     fn unprivileged(&self) -> Option<Vec<PathBuf>> {
         let mut paths = super::paths(&[&self.listen, &self.control_plane]);
         paths.extend(self.metrics_of.iter().flat_map(|other| super::paths(&[&other.address])));

@@ -144,6 +144,15 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
     assert_eq!(services, BTreeSet::from([ENVOY, ROUTER]), "{:#?}", outline(&spans));
     assert_eq!(collector.trace(&unrecorded).len(), 0);
 
+    let series = [
+        ("reveille-router", "reveille_router_requests"),
+        ("reveille-controlplane", "reveille_controlplane_wakes"),
+        ("reveille-node", "reveille_node_activations"),
+        ("reveille-envoy", "reveille_envoy_starts"),
+        ("reveille-dns", "reveille_dns_queries"),
+    ];
+    collector.metrics(&series).await;
+
     // Envoy can be asked what it was told of the collector.
     let admin = cluster.admin.to_string();
     let dump = cluster.ok(&["envoy", "dump", "--admin", &admin, "-o", "json"]).await;

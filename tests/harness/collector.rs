@@ -1,16 +1,22 @@
 //! An OpenTelemetry collector that keeps what it is sent.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{AnyValue, KeyValue, any_value::Value},
 };
@@ -23,14 +29,17 @@ use super::eventually;
 /// Spans are sent each second.
 const ARRIVE: Duration = Duration::from_secs(30);
 
-/// Takes spans of everybody, until it is dropped.
+/// Takes spans and metrics of everybody, until it is dropped.
 pub struct Collector {
     pub address: SocketAddr,
     spans: Kept,
+    metrics: Metrics,
     _server: JoinSet<()>,
 }
 
 type Kept = Arc<Mutex<Vec<Span>>>;
+/// The service that sent it, and its name.
+type Metrics = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 /// One that was sent.
 #[derive(Clone, Debug)]
@@ -54,14 +63,14 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
-        let spans = Kept::default();
-        let service = TraceServiceServer::new(Keep(Arc::clone(&spans)));
+        let (spans, metrics) = (Kept::default(), Metrics::default());
         let serve = Server::builder()
-            .add_service(service)
+            .add_service(TraceServiceServer::new(Keep(Arc::clone(&spans))))
+            .add_service(MetricsServiceServer::new(KeepMetrics(Arc::clone(&metrics))))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let mut server = JoinSet::new();
         server.spawn(async move { serve.await.expect("it serves") });
-        Self { address, spans, _server: server }
+        Self { address, spans, metrics, _server: server }
     }
 
     /// For `--otlp-endpoint`.
@@ -85,6 +94,41 @@ impl Collector {
             if names.iter().all(has) { Ok(spans) } else { Err(outline(&spans)) }
         })
         .await
+    }
+}
+
+impl Collector {
+    /// Waits until each of these services has sent this metric.
+    pub async fn metrics(&self, wanted: &[(&str, &str)]) {
+        eventually("the metrics are there", ARRIVE, || async {
+            let kept = self.metrics.lock().expect("not poisoned");
+            let is = |(service, name): &&(&str, &str)| {
+                kept.contains(&((*service).to_owned(), (*name).to_owned()))
+            };
+            let missing: Vec<_> = wanted.iter().filter(|wanted| !is(wanted)).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} of {kept:?}")) }
+        })
+        .await
+    }
+}
+
+struct KeepMetrics(Metrics);
+
+#[tonic::async_trait]
+impl MetricsService for KeepMetrics {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let mut kept = self.0.lock().expect("not poisoned");
+        for of_resource in request.into_inner().resource_metrics {
+            let resource = of_resource.resource.unwrap_or_default();
+            let service = attributes(&resource.attributes).remove("service.name");
+            let service = service.unwrap_or_default();
+            let metrics = of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            kept.extend(metrics.map(|metric| (service.clone(), metric.name)));
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
