@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::{FusedFuture, FutureExt};
 use reveille_api::{
     metrics as pages,
     net::{Address, Authorize, Expected, Listener, Role},
@@ -262,14 +263,15 @@ impl App {
             task::spawn(&mut tasks, "uploads", uploads::run(core, store.clone()));
             task::spawn(&mut tasks, "sweep", uploads::sweep(store));
         }
-        let mut server = std::pin::pin!(server);
+        let mut server = std::pin::pin!(server.fuse());
         tokio::select! {
-            // First: the server ends by it too, and then there is still everything to do.
-            biased;
             () = shutdown.cancelled() => {}
             served = &mut server => {
                 served?;
-                return Err(Error::Task("the server ended by itself".into()));
+                // It ends by it too, perhaps in the same moment, and then there is still everything to do.
+                if !shutdown.is_cancelled() {
+                    return Err(Error::Task("the server ended by itself".into()));
+                }
             }
             Some(ended) = tasks.join_next() => return Err(match ended {
                 Ok(never) => match never {},
@@ -280,7 +282,13 @@ impl App {
         health.set_not_serving::<NodeAgentServer<Service>>().await;
         let settled = async { settle(&actors, destroy.load(Ordering::Acquire)).await };
         // A client that keeps its connection open must not keep the agent.
-        let served = tokio::time::timeout(DRAIN, &mut server);
+        let served = async {
+            if server.is_terminated() {
+                Ok(Ok(()))
+            } else {
+                tokio::time::timeout(DRAIN, &mut server).await
+            }
+        };
         let (served, settled) = tokio::join!(served, tokio::time::timeout(LAST, settled));
         if let Ok(served) = served {
             served?;

@@ -118,7 +118,7 @@ async fn a_start_that_fails_leaves_nothing_and_says_why(
     let (why, message) = failed(&node, &cold().with("env", port)).await;
     assert_eq!(why, "start_failed");
     assert!(message.ends_with("see `reveille logs counter -n demo`"), "{message}");
-    assert!(logs(&node).await.contains("PORT must be a port number"));
+    assert!(logs(&node).await.contains("PORT must be a number"));
 
     // It runs, but does not answer as asked.
     let never = json!({ "httpGet": { "path": "/nowhere" }, "timeout": "300ms" });
