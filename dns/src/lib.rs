@@ -19,8 +19,8 @@
 //! A name is answered whether or not there is such an actor: the router says 404, and a new actor is reachable at
 //! once. With [`ControlPlane`] those that do not exist are NXDOMAIN, or questions begin wakes ([`names`]). Transfers are refused, `ANY` gets one RRset (RFC 8482), letter case comes back as it was asked (0x20).
 //!
-//! Messages are read and written by `hickory-proto`. The sockets are our own: `hickory-server` starts a task for each
-//! datagram without a bound, sets connections none, and replies to what it cannot read, replies among it, before anybody
+//! Messages are read and written by `hickory-server`. The sockets are our own: its own start a task for each
+//! datagram without a bound, set connections none, and reply to what they cannot read, replies among it, before anybody
 //! can limit that.
 //!
 //! [`cluster`] makes a Kubernetes cluster's own DNS ask us. Not here: forwarding, DNSSEC.

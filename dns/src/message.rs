@@ -11,9 +11,16 @@
 //! Over UDP the source of a question may be forged, and then a reply hits somebody who never asked. So a reply has at most
 //! [`AMPLIFICATION`] times the bytes of its question, and goes out at most as often as [`crate::limit`] allows.
 
+use std::net::SocketAddr;
+
 use hickory_proto::{
-    op::{Edns, Message, Metadata, OpCode, Query, ResponseCode, emit_message_parts},
+    op::{Edns, Metadata, OpCode, Query, ResponseCode},
     serialize::binary::BinEncoder,
+};
+use hickory_server::{
+    net::xfer::Protocol,
+    server::Request,
+    zone_handler::{MessageResponseBuilder, Queries},
 };
 
 use crate::answer::{Answer, Records};
@@ -37,6 +44,15 @@ pub(crate) enum Over {
     Stream,
 }
 
+impl Over {
+    const fn protocol(self) -> Protocol {
+        match self {
+            Self::Udp | Self::UdpLimited => Protocol::Udp,
+            Self::Stream => Protocol::Tcp,
+        }
+    }
+}
+
 /// What went into a reply.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Replied {
@@ -53,6 +69,7 @@ pub(crate) struct Replied {
 pub(crate) fn reply(
     records: &Records,
     message: &[u8],
+    from: SocketAddr,
     over: Over,
     turn: usize,
     absent: impl Fn(&Query) -> bool,
@@ -72,17 +89,18 @@ pub(crate) fn reply(
     }
     // Before anything is believed: a count alone would reserve memory.
     let questions = u16::from_be_bytes([header[4], header[5]]);
-    let (1, Ok(mut asked)) = (questions, Message::from_vec(message)) else {
+    let request = Request::from_bytes(message.to_vec(), from, over.protocol());
+    let (1, Ok(asked)) = (questions, request) else {
         return Some(bare(header, ResponseCode::FormErr, out));
     };
-    let query = asked.queries.pop()?;
+    let query = asked.queries.queries().first()?.original();
     let edns = asked.edns.as_ref().map(reply_edns);
     let answer = match &asked.edns {
         Some(edns) if edns.version() > 0 => {
             Answer { code: ResponseCode::BADVERS, ..Answer::refused() }
         }
-        _ if absent(&query) => records.no_such_name(&query.name),
-        _ => records.answer(&query, turn),
+        _ if absent(query) => records.no_such_name(&query.name),
+        _ => records.answer(query, turn),
     };
     let limit = match over {
         Over::Udp => {
@@ -92,14 +110,14 @@ pub(crate) fn reply(
         Over::UdpLimited => 0,
         Over::Stream => usize::from(u16::MAX),
     };
-    let truncated = fit(&asked.metadata, &query, edns.as_ref(), &answer, limit, out)?;
-    Some(Replied { query: Some(query), code: answer.code, truncated })
+    let truncated = fit(&asked.metadata, &asked.queries, edns.as_ref(), &answer, limit, out)?;
+    Some(Replied { query: Some(query.clone()), code: answer.code, truncated })
 }
 
 /// The answer; without what is only a courtesy, if it is too long; without everything and with TC, if it still is.
 fn fit(
     asked: &Metadata,
-    query: &Query,
+    queries: &Queries,
     edns: Option<&Edns>,
     answer: &Answer,
     limit: usize,
@@ -108,20 +126,20 @@ fn fit(
     let mut metadata = Metadata::response_from_request(asked);
     metadata.response_code = answer.code;
     metadata.authoritative = answer.authoritative;
-    if emit(&metadata, query, edns, Some(answer), true, out) && out.len() <= limit {
+    if emit(&metadata, queries, edns, Some(answer), true, out) && out.len() <= limit {
         return Some(false);
     }
     let courtesy = !answer.additionals.is_empty();
-    if courtesy && emit(&metadata, query, edns, Some(answer), false, out) && out.len() <= limit {
+    if courtesy && emit(&metadata, queries, edns, Some(answer), false, out) && out.len() <= limit {
         return Some(false);
     }
     metadata.truncation = true;
-    emit(&metadata, query, edns, None, false, out).then_some(true)
+    emit(&metadata, queries, edns, None, false, out).then_some(true)
 }
 
 fn emit(
     metadata: &Metadata,
-    query: &Query,
+    queries: &Queries,
     edns: Option<&Edns>,
     answer: Option<&Answer>,
     courtesy: bool,
@@ -130,17 +148,14 @@ fn emit(
     out.clear();
     let mut encoder = BinEncoder::new(out);
     let additionals = answer.filter(|_| courtesy).map_or(&[][..], |answer| &answer.additionals);
-    emit_message_parts(
-        metadata,
-        &mut std::iter::once(query),
-        &mut answer.map_or(&[][..], |answer| &answer.answers).iter(),
-        &mut answer.and_then(|answer| answer.soa.as_ref()).into_iter(),
-        &mut additionals.iter(),
-        edns,
-        None,
-        &mut encoder,
-    )
-    .is_ok()
+    let response = MessageResponseBuilder::new(queries, edns).build(
+        *metadata,
+        answer.map_or(&[][..], |answer| &answer.answers),
+        &[],
+        answer.and_then(|answer| answer.soa.as_ref()),
+        additionals,
+    );
+    response.destructive_emit(&mut encoder).is_ok()
 }
 
 fn reply_edns(asked: &Edns) -> Edns {

@@ -141,7 +141,8 @@ async fn talk(
         let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
         let (records, now) = (shared.records.load_full(), Instant::now());
         let absent = |query: &_| shared.is_absent(query, now);
-        let replied = message::reply(&records, &message, Over::Stream, turn, absent, &mut out);
+        let replied =
+            message::reply(&records, &message, from, Over::Stream, turn, absent, &mut out);
         if shared.told(transport, from, replied, out.len(), now) {
             timeout(IDLE, write(&mut stream, &out)).await??;
         }

@@ -94,6 +94,7 @@ fn answer(
     let replied = message::reply(
         &shared.records.load(),
         message,
+        from,
         over,
         turn,
         |q| shared.is_absent(q, now),

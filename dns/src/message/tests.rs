@@ -1,5 +1,7 @@
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use hickory_proto::{
-    op::MessageType,
+    op::{Message, MessageType},
     rr::{Name, RecordType},
 };
 use proptest::prelude::*;
@@ -8,8 +10,7 @@ use super::*;
 
 fn records(fronts: usize) -> Records {
     let zone = "actors.localhost".parse().unwrap();
-    let fronts: Vec<_> =
-        (0..fronts).map(|n| std::net::Ipv4Addr::new(10, 0, 0, n as u8).into()).collect();
+    let fronts: Vec<_> = (0..fronts).map(|n| Ipv4Addr::new(10, 0, 0, n as u8).into()).collect();
     Records::new(&zone, &fronts, &[], 5, 7).unwrap()
 }
 
@@ -21,9 +22,10 @@ fn question(name: &str, kind: RecordType) -> Message {
 
 fn ask(records: &Records, message: &[u8], over: Over) -> (Option<Replied>, Vec<u8>) {
     let mut out = vec![1, 2, 3];
-    (reply(records, message, over, 0, |_| false, &mut out), out)
+    (reply(records, message, FROM, over, 0, |_| false, &mut out), out)
 }
 
+const FROM: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5353));
 const ACTOR: &str = "counter.demo.actors.localhost.";
 
 #[test]
