@@ -24,6 +24,13 @@ pub(crate) enum Format {
     Name,
 }
 
+/// How to print for programs what people read as a page.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Data {
+    Json,
+    Yaml,
+}
+
 /// The flag every verb that prints objects has.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
@@ -87,6 +94,19 @@ pub(crate) fn one<T: View>(item: &T, format: Option<Format>) -> Result {
         Some(Format::Wide) => table(std::slice::from_ref(item), T::COLUMNS.len(), false),
     };
     print(&text)
+}
+
+/// Prints `value` for programs, or the page that `text` makes of it.
+pub(crate) fn page<T: Serialize>(
+    value: &T,
+    format: Option<Data>,
+    text: impl FnOnce(&T) -> String,
+) -> Result {
+    print(&match format {
+        Some(Data::Json) => json(value)?,
+        Some(Data::Yaml) => yaml(value)?,
+        None => text(value),
+    })
 }
 
 fn table<T: View>(items: &[T], columns: usize, namespace: bool) -> String {

@@ -1,7 +1,5 @@
 //! `reveille explain`: why an actor is as it is, and what a request would meet.
 
-use clap::ValueEnum;
-
 use super::actor::ActorOnly;
 use crate::{
     client,
@@ -27,15 +25,9 @@ pub(crate) struct Args {
     namespace: client::Namespace,
     /// How to print; text when not given
     #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    output: Option<output::Data>,
     #[command(flatten)]
     server: client::Args,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug)]
-enum Format {
-    Json,
-    Yaml,
 }
 
 impl Args {
@@ -44,11 +36,6 @@ impl Args {
         let mut control = self.server.connect().await?;
         let explanation = control.explain_actor(key).await?.into_inner();
         let view = ExplanationView::from(explanation);
-        let text = match self.output {
-            None => view.page(),
-            Some(Format::Json) => output::json(&view)?,
-            Some(Format::Yaml) => output::yaml(&view)?,
-        };
-        output::print(&text)
+        output::page(&view, self.output, ExplanationView::page)
     }
 }

@@ -12,7 +12,6 @@ mod screen;
 
 use std::{io::IsTerminal, time::Duration};
 
-use clap::ValueEnum;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use reveille_api::proto::OverviewRequest;
@@ -60,15 +59,9 @@ pub(crate) struct Args {
     once: bool,
     /// How to print what is shown once; text when not given
     #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
+    output: Option<output::Data>,
     #[command(flatten)]
     server: client::Args,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug)]
-enum Format {
-    Json,
-    Yaml,
 }
 
 impl Args {
@@ -86,11 +79,7 @@ impl Args {
             return self.live(overview).await;
         }
         let view = ask(overview, self.request(ROWS)).await?;
-        output::print(&match self.output {
-            Some(Format::Json) => output::json(&view)?,
-            Some(Format::Yaml) => output::yaml(&view)?,
-            None => Frame::of(&view, usize::MAX).text(),
-        })
+        output::page(&view, self.output, |view| Frame::of(view, usize::MAX).text())
     }
 
     fn request(&self, rows: u16) -> OverviewRequest {

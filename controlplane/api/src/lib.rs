@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod net;
 pub mod reason;
+mod state;
 pub mod stay;
 pub mod task;
 pub mod trace;

@@ -85,37 +85,6 @@ pub(super) struct Peer {
     pub(super) bindings: u32,
 }
 
-/// A state by the design's word for it.
-fn state_name(state: ActorState) -> &'static str {
-    match state {
-        ActorState::Unspecified => "Unknown",
-        ActorState::Suspended => "Suspended",
-        ActorState::Waking => "Waking",
-        ActorState::Running => "Running",
-        ActorState::Frozen => "Frozen",
-        ActorState::Draining => "Draining",
-        ActorState::Checkpointing => "Checkpointing",
-        ActorState::Paused => "Paused",
-        ActorState::Stopped => "Stopped",
-        ActorState::Lost => "Lost",
-        ActorState::Failed => "Failed",
-    }
-}
-
-/// From those that use most to those that need somebody to look.
-const ORDER: [ActorState; 10] = [
-    ActorState::Running,
-    ActorState::Waking,
-    ActorState::Draining,
-    ActorState::Checkpointing,
-    ActorState::Frozen,
-    ActorState::Paused,
-    ActorState::Suspended,
-    ActorState::Stopped,
-    ActorState::Lost,
-    ActorState::Failed,
-];
-
 impl From<Told> for Whole {
     fn from(told: Told) -> Self {
         let Told { overview, age, failed } = told;
@@ -133,7 +102,7 @@ impl Known {
         };
         let count = |state: ActorState| {
             let found = overview.actors.iter().find(|count| count.state() == state);
-            Count { state: state_name(state), count: found.map_or(0, |found| found.count) }
+            Count { state: state.name(), count: found.map_or(0, |found| found.count) }
         };
         let wake = |wake: &proto::WakeUnderWay| Wake {
             actor: key(&wake.actor),
@@ -149,7 +118,7 @@ impl Known {
         };
         let active = |active: &proto::ActiveActor| Active {
             actor: key(&active.actor),
-            state: state_name(active.state()),
+            state: active.state().name(),
             epoch: active.epoch,
             worker: active.worker.clone(),
             in_flight: active.in_flight,
@@ -174,7 +143,7 @@ impl Known {
         Self {
             control_plane_up_ms: ago(overview.started_unix_ms),
             draining: overview.draining,
-            actors_by_state: ORDER.into_iter().map(count).collect(),
+            actors_by_state: ActorState::IN_ORDER.into_iter().map(count).collect(),
             workers_by_state: workers(&overview.workers.unwrap_or_default()),
             requests_in_flight: overview.in_flight,
             wakes: overview.wakes.iter().map(wake).collect(),

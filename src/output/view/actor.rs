@@ -1,7 +1,7 @@
 //! Actors, their snapshots and events.
 
 use jiff::Timestamp;
-use reveille_api::proto::{self, ActorState, Storage, WakeKind};
+use reveille_api::proto::{self, Storage, WakeKind};
 use serde::Serialize;
 
 use super::{some, text, yes};
@@ -69,23 +69,6 @@ impl From<proto::Asked> for Asked {
     }
 }
 
-/// A state by the design's word for it.
-pub(super) fn state_name(state: ActorState) -> &'static str {
-    match state {
-        ActorState::Unspecified => "Unknown",
-        ActorState::Suspended => "Suspended",
-        ActorState::Waking => "Waking",
-        ActorState::Running => "Running",
-        ActorState::Frozen => "Frozen",
-        ActorState::Draining => "Draining",
-        ActorState::Checkpointing => "Checkpointing",
-        ActorState::Paused => "Paused",
-        ActorState::Stopped => "Stopped",
-        ActorState::Lost => "Lost",
-        ActorState::Failed => "Failed",
-    }
-}
-
 fn storage_name(storage: Storage) -> &'static str {
     match storage {
         Storage::Node => "Node",
@@ -110,7 +93,7 @@ pub(super) fn wake_name(kind: WakeKind) -> &'static str {
 
 impl From<proto::Actor> for ActorView {
     fn from(actor: proto::Actor) -> Self {
-        let state = state_name(actor.state());
+        let state = actor.state().name();
         let storage = storage_name(actor.snapshot_storage());
         let key = actor.actor.unwrap_or_default();
         Self {

@@ -3,11 +3,7 @@
 use reveille_api::proto::{self, ActorState, wake_under_way::Stage};
 use serde::Serialize;
 
-use super::{
-    actor::{state_name, wake_name},
-    machine::NodeView,
-    some,
-};
+use super::{actor::wake_name, machine::NodeView, some};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,7 +76,10 @@ impl From<proto::OverviewReply> for OverviewView {
         let ago = |unix_ms: u64| now.saturating_sub(unix_ms);
         let workers = reply.workers.unwrap_or_default();
         Self {
-            actors: ORDER.iter().filter_map(|state| count(*state, &reply.actors)).collect(),
+            actors: ActorState::IN_ORDER
+                .into_iter()
+                .filter_map(|state| count(state, &reply.actors))
+                .collect(),
             workers: Workers {
                 serving: workers.serving,
                 starting: workers.starting,
@@ -101,27 +100,13 @@ impl From<proto::OverviewReply> for OverviewView {
     }
 }
 
-/// From those that use most to those that need somebody to look.
-const ORDER: [ActorState; 10] = [
-    ActorState::Running,
-    ActorState::Waking,
-    ActorState::Draining,
-    ActorState::Checkpointing,
-    ActorState::Frozen,
-    ActorState::Paused,
-    ActorState::Suspended,
-    ActorState::Stopped,
-    ActorState::Lost,
-    ActorState::Failed,
-];
-
 fn count(state: ActorState, counts: &[proto::StateCount]) -> Option<Count> {
     let found = counts.iter().find(|count| count.state() == state)?;
-    Some(Count { state: state_name(state), count: found.count })
+    Some(Count { state: state.name(), count: found.count })
 }
 
 fn of(active: proto::ActiveActor, ago: impl Fn(u64) -> u64) -> Active {
-    let state = state_name(active.state());
+    let state = active.state().name();
     let key = active.actor.unwrap_or_default();
     Active {
         namespace: key.namespace,
