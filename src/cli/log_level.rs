@@ -50,10 +50,19 @@ impl Args {
         if wanted.contains('\n') {
             return Err(Error::usage("a filter is one line"));
         }
-        let mut answers = Vec::new();
+        let (mut answers, mut failures) = (Vec::new(), Vec::new());
         for part in parts {
-            let filter = part.ask(wanted).await?;
-            answers.push((part, filter));
+            match part.ask(wanted).await {
+                Ok(Some(filter)) => answers.push((part, filter)),
+                Ok(None) => {}
+                // The others would say the same.
+                Err(refused @ Error::Usage(_)) => return Err(refused),
+                // That one part has just gone does not keep the others from it.
+                Err(failed) => failures.push(failed.to_string()),
+            }
+        }
+        if answers.is_empty() && failures.is_empty() {
+            return Err(Error::failed("what runs here is another user's: run this as that user"));
         }
         let values = || {
             let value = |(part, filter): &(Part, String)| json!({ "part": part.part, "pid": part.pid, "filter": filter });
@@ -72,7 +81,11 @@ impl Args {
                 }
                 table.to_string()
             }
-        })
+        })?;
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Error::failed(failures.join("; "))),
+        }
     }
 
     fn parts(&self) -> Result<Vec<Part>> {
