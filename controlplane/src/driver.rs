@@ -229,9 +229,10 @@ impl Driver {
             let failure = Failure::internal(format!("its record could not be stored: {error}"));
             self.wakes.refuse(&failure);
             self.downs.fail(error);
-            // The next driver begins with what is stored.
-            let stored = self.fleet.records.actor(&self.record.key).ok().flatten();
-            self.count(stored.map(|stored| census::state(&stored.value.life)));
+            // The next driver begins with what is stored. Where that cannot be told either, it stays counted as it was.
+            if let Ok(stored) = self.fleet.records.actor(&self.record.key) {
+                self.count(stored.map(|stored| census::state(&stored.value.life)));
+            }
         }
         outcome.map(|()| self.mailbox)
     }
@@ -373,9 +374,7 @@ impl Driver {
             Some(request) => Failure::new(Reason::NoCapacity, placement.explain(request)),
             None => Failure::new(Reason::WakeTimeout, "it did not wake in time"),
         };
-        if let Some(failure) = self.wakes.expire(now, late) {
-            self.fleet.metrics.wake_failed(failure.reason);
-        }
+        self.wakes.expire(now, late);
         if let Some(deadline) = self.timers.passed(now) {
             let event = match deadline {
                 Deadline::Place => Event::NotPlaced(late()),

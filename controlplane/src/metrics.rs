@@ -12,18 +12,19 @@ use reveille_api::{
 
 use crate::{
     lifecycle::{Cause, Note, Source},
-    placement::Status,
+    placement::{Status, WorkerView},
     record::LastWake,
     routers::Drained,
 };
 
 reveille_api::labels! {
-    /// Whose calls they are: programs', node agents', routers', DNS servers', or those of a service of the servers' own.
+    /// Whose calls they are: programs', node agents', routers', DNS servers', of those who look on, or those of a service of the servers' own.
     enum Service "service" {
         Control "control",
         Nodes "nodes",
         Routers "routers",
         Names "names",
+        Overview "overview",
         Other "other",
     }
 }
@@ -35,6 +36,7 @@ impl Service {
             Some("Nodes") => Self::Nodes,
             Some("Routers") => Self::Routers,
             Some("Names") => Self::Names,
+            Some("Overview") => Self::Overview,
             _ => Self::Other,
         }
     }
@@ -119,14 +121,17 @@ reveille_api::labels! {
     }
 }
 
-impl From<Status> for Work {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Reserved => Self::Reserved,
-            Status::Starting => Self::Starting,
-            Status::Serving(_) => Self::Serving,
-            Status::Leaving(_) => Self::Leaving,
-            Status::Cleaning => Self::Cleaning,
+impl Work {
+    pub(crate) fn of(worker: &WorkerView) -> Self {
+        match worker.occupant.as_ref().map(|(_, _, status)| status) {
+            _ if !worker.ready => Self::Away,
+            None if worker.pool.is_none() => Self::Unpooled,
+            None => Self::Free,
+            Some(Status::Reserved) => Self::Reserved,
+            Some(Status::Starting) => Self::Starting,
+            Some(Status::Serving(_)) => Self::Serving,
+            Some(Status::Leaving(_)) => Self::Leaving,
+            Some(Status::Cleaning) => Self::Cleaning,
         }
     }
 }

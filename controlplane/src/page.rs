@@ -7,7 +7,6 @@ use reveille_api::metrics::{Registry, Watched};
 use crate::{
     fleet::Fleet,
     metrics::{Work, count},
-    placement::WorkerView,
 };
 
 /// See the module.
@@ -16,15 +15,6 @@ pub(crate) struct Page(Arc<Fleet>);
 impl Page {
     pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
         Self(fleet)
-    }
-}
-
-fn work(worker: &WorkerView) -> Work {
-    match &worker.occupant {
-        _ if !worker.ready => Work::Away,
-        Some((_, _, status)) => (*status).into(),
-        None if worker.pool.is_none() => Work::Unpooled,
-        None => Work::Free,
     }
 }
 
@@ -45,7 +35,10 @@ impl Watched for Page {
         metrics.upload_bytes.set(bytes as i64);
         metrics.routers.set(fleet.routers.connected() as i64);
         count(&metrics.nodes, fleet.nodes.presence().into_iter().map(|state| (state, 1)));
-        count(&metrics.workers, fleet.placement.workers().iter().map(|worker| (work(worker), 1)));
+        count(
+            &metrics.workers,
+            fleet.placement.workers().iter().map(|worker| (Work::of(worker), 1)),
+        );
         let actors = fleet.catalog.census().counts("").into_iter();
         count(&metrics.actors, actors.map(|(state, count)| (state, count as i64)));
     }

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{FusedFuture, FutureExt};
 use reveille_api::{
     metrics as pages,
     net::{Address, Authorize, Expected, Listener, Role},
@@ -263,15 +262,17 @@ impl App {
             task::spawn(&mut tasks, "uploads", uploads::run(core, store.clone()));
             task::spawn(&mut tasks, "sweep", uploads::sweep(store));
         }
-        let mut server = std::pin::pin!(server.fuse());
+        let mut server = std::pin::pin!(server);
+        let mut ended = None;
         tokio::select! {
             () = shutdown.cancelled() => {}
             served = &mut server => {
-                served?;
                 // It ends by it too, perhaps in the same moment, and then there is still everything to do.
                 if !shutdown.is_cancelled() {
+                    served?;
                     return Err(Error::Task("the server ended by itself".into()));
                 }
+                ended = Some(served);
             }
             Some(ended) = tasks.join_next() => return Err(match ended {
                 Ok(never) => match never {},
@@ -283,23 +284,22 @@ impl App {
         let settled = async { settle(&actors, destroy.load(Ordering::Acquire)).await };
         // A client that keeps its connection open must not keep the agent.
         let served = async {
-            if server.is_terminated() {
-                Ok(Ok(()))
-            } else {
-                tokio::time::timeout(DRAIN, &mut server).await
+            match ended {
+                Some(served) => Ok(served),
+                None => tokio::time::timeout(DRAIN, server).await,
             }
         };
         let (served, settled) = tokio::join!(served, tokio::time::timeout(LAST, settled));
-        if let Ok(served) = served {
-            served?;
-        }
+        tasks.shutdown().await;
         match settled {
             Ok(settled) => settled?,
             Err(_) => {
                 tracing::error!(limit = ?LAST, "not everything was finished; the next start will do it")
             }
         }
-        tasks.shutdown().await;
+        if let Ok(served) = served {
+            served?;
+        }
         Ok(())
     }
 }

@@ -284,8 +284,8 @@ impl Watched for Page {
     fn unready(&self) -> Option<&'static str> {
         if self.stop.is_cancelled() {
             Some("shutting down")
-        } else if self.actors.core().metrics.sessions.get() == 0 {
-            Some("not registered with the control plane yet")
+        } else if self.actors.core().metrics.session_up.get() == 0 {
+            Some("no session with the control plane")
         } else {
             None
         }

@@ -163,10 +163,10 @@ impl Metrics {
         r.register("requests_parked", "Requests waiting for a wake now", self.parked.clone());
         r.register("parking_places", "Requests that may wait for a wake at a time", self.parking_places.clone());
         r.register("parking_refused", "Requests refused because a parking limit was reached", self.parking_refused.clone());
-        r.register("wakes_started", "Wakes asked of the control plane", self.wakes_started.clone());
+        r.register("wakes_started", "Wakes begun; who comes late may have one asked again, which is not counted", self.wakes_started.clone());
         r.register("wakes_joined", "Requests that joined a wake under way", self.wakes_joined.clone());
         r.register("wakes_stale", "Wakes asked for again because their binding was revoked before it arrived", self.wakes_stale.clone());
-        r.register("wakes_ended", "Wakes by how they ended", self.wakes_ended.clone());
+        r.register("wakes_ended", "Wakes by how they ended, for the last who waited", self.wakes_ended.clone());
         r.register("wake_duration_seconds", "Wakes by phase, from the first request to the binding", self.wake_seconds.clone());
         r.register("bindings", "Actors bound now", self.bindings.clone());
         let help = "Requests that came again because they could not be connected to their actor";

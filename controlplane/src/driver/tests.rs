@@ -184,6 +184,8 @@ async fn without_a_free_worker_the_wake_waits_and_then_is_refused_with_the_cause
     let begun = Instant::now();
     let error = world.wake(&b).await.unwrap_err();
     assert_eq!(error, Failure::new(Reason::NoCapacity, "1 of 1 workers in use"));
+    let metrics = world.fleet.metrics.encode();
+    assert!(metrics.contains("wake_failures_total{reason=\"no_capacity\"} 1\n"), "{metrics}");
     assert_eq!(begun.elapsed().as_secs(), 20);
     assert_eq!(world.record(&b).life.phase(), Phase::Suspended);
     assert_eq!(world.epoch(&b), Epoch(0), "it was never started");

@@ -101,17 +101,14 @@ impl Wakes {
     }
 
     /// Answers those whose time is up, and tells with what.
-    pub(crate) fn expire(
-        &mut self,
-        now: Instant,
-        failure: impl Fn() -> Failure,
-    ) -> Option<Failure> {
-        self.first_deadline().filter(|first| *first <= now)?;
+    pub(crate) fn expire(&mut self, now: Instant, failure: impl Fn() -> Failure) {
+        if self.first_deadline().is_none_or(|first| first > now) {
+            return;
+        }
         let failure = failure();
         for (_, waiter) in self.waiters.extract_if(.., |(until, _)| *until <= now) {
             let _ = waiter.answer.send(Err(failure.clone()));
         }
-        Some(failure)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     clock::{millis, unix_ms},
     fleet::Fleet,
     lifecycle::{Phase, State},
-    placement,
+    metrics::Work,
     record::{ActorRecord, WokenBy},
     routers::Load,
 };
@@ -117,16 +117,16 @@ fn wake(record: &ActorRecord) -> Option<proto::WakeUnderWay> {
 }
 
 fn workers(fleet: &Fleet) -> proto::WorkerCounts {
-    use placement::Status as S;
     let mut counts = proto::WorkerCounts::default();
     for worker in fleet.placement.workers() {
-        let count = match worker.occupant.map(|(_, _, status)| status) {
-            _ if !worker.ready => &mut counts.away,
-            None => &mut counts.free,
-            Some(S::Reserved | S::Starting) => &mut counts.starting,
-            Some(S::Serving(_)) => &mut counts.serving,
-            Some(S::Leaving(_)) => &mut counts.leaving,
-            Some(S::Cleaning) => &mut counts.cleaning,
+        let count = match Work::of(&worker) {
+            Work::Free => &mut counts.free,
+            Work::Reserved | Work::Starting => &mut counts.starting,
+            Work::Serving => &mut counts.serving,
+            Work::Leaving => &mut counts.leaving,
+            Work::Cleaning => &mut counts.cleaning,
+            Work::Away => &mut counts.away,
+            Work::Unpooled => &mut counts.unpooled,
         };
         *count += 1;
     }

@@ -72,9 +72,11 @@ impl Drop for Child {
         if self.waited {
             return;
         }
+        // At once: who looks for what is left over must not find it still starting something.
+        self.process.kill();
         let (pid, process) = (self.pid, self.process.clone());
         task::detach("reap", async move {
-            process.end().await;
+            process.exited().await;
             let _ = reap(pid);
         });
     }

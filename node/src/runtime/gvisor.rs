@@ -330,6 +330,10 @@ impl Runtime for Gvisor {
             let found = process::all(self.bundle_argument(id), |_| true).await;
             let found = found.map_err(Error::file("look for processes of", &self.bundle(id)))?;
             process::end(&found).await;
+            // And what one of them had started when it was looked for.
+            if let Some(group) = self.group(id) {
+                group.kill().await?;
+            }
             Ok(())
         }
         .boxed()

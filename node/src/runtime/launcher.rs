@@ -54,14 +54,16 @@ impl Launcher {
         Ok(Self { jobs })
     }
 
-    /// Does something quick on the thread.
+    /// Does something quick on the thread, unless nobody waits for it any more when its turn comes.
     pub(crate) async fn enter<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (reply, done) = oneshot::channel();
         let job = Box::new(move || {
-            let _ = reply.send(work());
+            if !reply.is_closed() {
+                let _ = reply.send(work());
+            }
         });
         let gone = || io::Error::other("the launcher thread is gone");
         self.jobs.send(job).map_err(|_| gone())?;

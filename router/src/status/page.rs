@@ -139,11 +139,14 @@ fn tiles(page: &mut String, view: &View) {
         let full = workers > 0 && used == workers;
         tile(page, &format!("{used}/{workers}"), "workers in use", warn(full));
     }
-    tile(page, &view.in_flight.to_string(), "requests at actors", "");
-    tile(page, &view.parked.to_string(), "requests that wait", warn(view.parked > 0));
+    // Of all routers, as they report; of this one, when nobody else can be asked.
+    let at_actors = view.fleet.known.as_ref().map(|known| known.requests_in_flight);
+    let at_actors = at_actors.unwrap_or_else(|| view.in_flight.max(0).cast_unsigned());
+    tile(page, &at_actors.to_string(), "requests at actors", "");
+    tile(page, &view.parked.to_string(), "requests that wait here", warn(view.parked > 0));
     let waking = view.fleet.known.as_ref().map_or(view.waking, |known| known.waking as usize);
     tile(page, &waking.to_string(), "wakes in progress", warn(waking > 0));
-    tile(page, &view.revoking.to_string(), "revokes in flight", "");
+    tile(page, &view.revoking.to_string(), "revokes to this router", "");
 }
 
 /// A bar with a legend that says it in words. The colour is that of the place in the list.
@@ -177,7 +180,7 @@ fn actors(page: &mut String, view: &View) {
 fn workers(page: &mut String, view: &View) {
     title(page, "workers", "Workers by state", "");
     let Some(known) = &view.fleet.known else { return unknown(page) };
-    counts(page, &known.workers_by_state, &[1, 2, 3, 4, 7, 9]);
+    counts(page, &known.workers_by_state, &[1, 2, 3, 4, 7, 9, 10]);
     nodes(page, known);
 }
 

@@ -156,11 +156,14 @@ impl Known {
         }
     }
 
-    /// Of all workers, how many are not free.
+    /// Of the workers that somebody can be placed on, how many are in use; and how many there are.
     pub(super) fn workers(&self) -> (u64, u64) {
-        let all = self.workers_by_state.iter().map(|count| count.count).sum();
-        let free = self.workers_by_state.iter().find(|count| count.state == "Free");
-        (all - free.map_or(0, |free| free.count), all)
+        let of = |states: &[&str]| -> u64 {
+            let these = self.workers_by_state.iter().filter(|count| states.contains(&count.state));
+            these.map(|count| count.count).sum()
+        };
+        let used = of(&["Serving", "Starting", "Leaving", "Cleaning"]);
+        (used, used + of(&["Free"]))
     }
 }
 
@@ -172,6 +175,7 @@ fn workers(counts: &proto::WorkerCounts) -> Vec<Count> {
         ("Cleaning", counts.cleaning),
         ("Free", counts.free),
         ("Away", counts.away),
+        ("Unpooled", counts.unpooled),
     ];
     let count = |(state, count): (&'static str, u32)| Count { state, count: u64::from(count) };
     states.into_iter().map(count).collect()

@@ -116,7 +116,7 @@ fn actors(view: &OverviewView) -> String {
 
 fn workers(view: &OverviewView) -> String {
     let w = &view.workers;
-    let all = w.serving + w.starting + w.leaving + w.cleaning + w.free + w.away;
+    let all = w.serving + w.starting + w.leaving + w.cleaning + w.free + w.away + w.unpooled;
     let states = [
         (w.serving, "serving"),
         (w.starting, "starting"),
@@ -124,6 +124,7 @@ fn workers(view: &OverviewView) -> String {
         (w.cleaning, "cleaning"),
         (w.free, "free"),
         (w.away, "away"),
+        (w.unpooled, "in no pool"),
     ];
     let states: Vec<_> = states
         .into_iter()

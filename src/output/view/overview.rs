@@ -38,6 +38,8 @@ pub(crate) struct Workers {
     pub(crate) cleaning: u32,
     pub(crate) free: u32,
     pub(crate) away: u32,
+    /// In no pool.
+    pub(crate) unpooled: u32,
 }
 
 #[derive(Serialize)]
@@ -87,6 +89,7 @@ impl From<proto::OverviewReply> for OverviewView {
                 cleaning: workers.cleaning,
                 free: workers.free,
                 away: workers.away,
+                unpooled: workers.unpooled,
             },
             in_flight: reply.in_flight,
             active_count: reply.active_count,
