@@ -382,8 +382,15 @@ impl Snapshots {
         for id in files::names(&dir)?.iter().filter(goes) {
             let grave = dir.join(format!("{DELETED}{id}"));
             files::remove(&grave)?;
-            fs::rename(dir.join(id), &grave)?;
-            self.lock().remove(&(actor.clone(), id.clone()));
+            {
+                let mut index = self.lock();
+                match fs::rename(dir.join(id), &grave) {
+                    // Evicted since it was found.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    renamed => renamed?,
+                }
+                index.remove(&(actor.clone(), id.clone()));
+            }
             files::remove(&grave)?;
         }
         Ok(())

@@ -131,6 +131,27 @@ fn only_what_is_not_kept_is_deleted() {
     assert_eq!((snapshots.held().bytes, root.path().join("demo/counter").exists()), (0, false));
 }
 
+#[test]
+fn what_is_evicted_in_the_moment_of_its_deletion_is_deleted() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = committed(root.path(), "s0");
+    assert!(snapshots.tell());
+    for round in 1..=10 {
+        let ids: Vec<_> = (0..4).map(|n| format!("s{round}-{n}")).collect();
+        for id in &ids {
+            snapshots.commit(sealed(&snapshots, id)).unwrap();
+            snapshots.stored(&actor(), id).unwrap();
+        }
+        snapshots.delete(&actor(), Epoch(0), &ids).unwrap();
+        std::thread::scope(|scope| {
+            let evicted = scope.spawn(|| snapshots.evict(0));
+            snapshots.delete(&actor(), Epoch(4), &[]).unwrap();
+            evicted.join().unwrap().unwrap();
+        });
+        assert_eq!(files::names(&root.path().join("demo/counter")).unwrap(), [""; 0]);
+    }
+}
+
 fn upload(snapshots: &Snapshots, id: &str) -> Upload {
     snapshots.lock()[&(actor(), id.to_owned())].upload
 }
