@@ -182,8 +182,9 @@ impl Exchange {
         self.id = if self.second.is_none() { again::id(&headers) } else { None };
         let accept = websocket::accept(&headers);
         let mut span = Span::after(self.parent, "route", Kind::Server);
-        // Without Envoy's there may be the client's own, for the log.
-        let received = || headers.get(trace::HEADER)?.parse().ok();
+        // Without Envoy's there may be the client's own, for the log: whether it is recorded, Envoy alone says.
+        let received =
+            || Some(headers.get(trace::HEADER)?.parse::<Traceparent>().ok()?.unrecorded());
         let cold = || Cold {
             traceparent: span.traceparent().or_else(received),
             request_id: again::id(&headers),

@@ -88,6 +88,12 @@ impl fmt::Display for Traceparent {
 }
 
 impl Traceparent {
+    /// The same place, of which nobody records anything.
+    #[must_use]
+    pub fn unrecorded(self) -> Self {
+        Self { flags: TraceFlags::NOT_SAMPLED, ..self }
+    }
+
     /// The field `trace_id` of log lines.
     pub fn trace_id(self) -> DisplayValue<TraceId> {
         tracing::field::display(self.trace)
