@@ -61,7 +61,7 @@ pub(crate) struct Router {
     pub(crate) acks: Acks,
     pub(crate) again: Again,
     pub(crate) wakes: Progress<ActorKey>,
-    /// The spans of those that are recorded, for whoever joins them: of each actor the last one.
+    /// The spans of those that are recorded, for whoever joins them: of each actor that of its last wake.
     pub(crate) recorded: Mutex<Bounded<ActorKey, Traceparent>>,
     pub(crate) revokes: Progress<(ActorKey, Version)>,
     /// Nothing of the warm path.

@@ -11,6 +11,7 @@ mod session;
 mod status;
 mod storm;
 mod time;
+mod traces;
 mod warm;
 
 use std::time::Duration;

@@ -55,9 +55,13 @@ pub(crate) struct Cause {
 /// Starts the wake of `actor`, whose first request has just been parked, or for which requests still wait.
 pub(crate) fn start(router: &Arc<Router>, actor: ActorKey, cause: Cause) {
     let recorded = Span::after(cause.traceparent, "wake", Kind::Client).of(&actor);
-    if let Some(at) = recorded.traceparent().filter(|_| recorded.is_recorded()) {
+    {
         let mut all = router.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(actor.clone(), at);
+        match recorded.traceparent().filter(|_| recorded.is_recorded()) {
+            Some(at) => all.insert(actor.clone(), at),
+            // Who joins this one must not be told of an earlier one.
+            None => all.remove(&actor),
+        }
     }
     let request = WakeRequest {
         traceparent: recorded.header(),
