@@ -99,7 +99,9 @@ impl FromStr for Ratio {
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let ratio: f64 = text.parse().map_err(|_| "write a number from 0 to 1")?;
         match (0.0..=1.0).contains(&ratio) {
-            true => Ok(Self((ratio * 1e6).round() as u32)),
+        let millionths = (ratio * 1e6).round() as u32;
+            true if millionths == 0 && ratio > 0.0 => Err("the least but 0 is 0.000001"),
+            true => Ok(Self(millionths)),
             false => Err("write a number from 0 to 1"),
         }
     }
@@ -183,7 +185,8 @@ mod tests {
             assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
         }
         assert_eq!("0.25".parse::<Ratio>().unwrap().to_string(), "0.25");
-        for wrong in ["1.1", "-0.1", "NaN", "all"] {
+        assert_eq!("0.00004".parse(), Ok(Ratio(40)));
+        for wrong in ["1.1", "-0.1", "NaN", "all", "0.0000004"] {
             assert!(wrong.parse::<Ratio>().is_err(), "{wrong}");
         }
     }

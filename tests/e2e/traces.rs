@@ -44,13 +44,17 @@ fn trace(n: u8) -> String {
     format!("{n:02x}f7651916cd43dd8448eb211c80319c")
 }
 
-/// With the client's own span.
-fn request(cluster: &Cluster, trace: &str, flags: &str) -> hyper::http::request::Builder {
+/// Without a trace.
+fn plain(cluster: &Cluster) -> hyper::http::request::Builder {
     Request::get(cluster.client.uri("/headers?secret=yes"))
         .header(HOST, COUNTER)
         .header("authorization", "Bearer hush-hush")
         .header("cookie", "session=hush-hush")
-        .header("traceparent", format!("00-{trace}-{CLIENT}-{flags}"))
+}
+
+/// With the client's own span.
+fn request(cluster: &Cluster, trace: &str, flags: &str) -> hyper::http::request::Builder {
+    plain(cluster).header("traceparent", format!("00-{trace}-{CLIENT}-{flags}"))
 }
 
 const CLIENT: &str = "b7ad6b7169203331";
@@ -165,6 +169,39 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
     assert_eq!(http["addresses"][0], cluster.http.to_string(), "{http}");
     let ways = serde_json::json!(["actors-http1", "again"]);
     assert!(http["routes"].as_array().unwrap().iter().any(|way| way["clusters"] == ways), "{http}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ratio_is_for_those_of_whom_the_client_has_not_decided_and_nobody_forges_a_decision() {
+    if !machine_can_run_it("a ratio of traces") {
+        return;
+    }
+    let collector = Collector::start().await;
+    let cluster = traced(&collector, &["--trace-ratio", "0"]).await;
+    let told = async |request| {
+        let answer = cluster.client.send(request, "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json::<serde_json::Value>()["traceparent"]
+            .as_str()
+            .expect("a traceparent")
+            .to_owned()
+    };
+    let (forged, unrecorded, recorded) = (trace(1), trace(2), trace(3));
+    // The one that wakes. Envoy does not read it, so it has not decided anything.
+    let later = format!("01-{forged}-{CLIENT}-01-more");
+    assert_eq!(told(plain(&cluster).header("traceparent", &later)).await, later);
+    let undecided = told(plain(&cluster)).await;
+    assert!(undecided.ends_with("-00"), "{undecided}");
+    let handed_on = told(request(&cluster, &unrecorded, "00")).await;
+    assert!(handed_on.ends_with("-00"), "{handed_on}");
+    let handed_on = told(request(&cluster, &recorded, "01")).await;
+    assert!(handed_on.contains(&recorded) && handed_on.ends_with("-01"), "{handed_on}");
+    // Nothing of the earlier ones comes after it.
+    collector.whole(&recorded, &[(ENVOY, "GET"), (ROUTER, "route")]).await;
+    for id in [&forged, &unrecorded, &undecided[3..35]] {
+        assert_eq!(outline(&collector.trace(id)), [""; 0], "{id}");
+    }
     cluster.stop().await;
 }
 

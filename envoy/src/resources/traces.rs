@@ -1,21 +1,31 @@
 //! Envoy's spans: one of a request, one of its way to the actor, sent to the collector by Envoy itself.
 //!
-//! What the client says in `traceparent` is gone on with, also whether it is recorded. The router is told in the metadata of
-//! its ext_proc stream, the actor in `traceparent`. Of the URL a span has scheme, host and path: never the query.
+//! What the client says in `traceparent` is gone on with, also whether it is recorded; where it says nothing, the ratio decides.
+//! The router is told in the metadata of its ext_proc stream, the actor in `traceparent`. Of the URL a span has scheme, host and
+//! path: never the query.
+//!
+//! The ratio is a sampler's of the OpenTelemetry tracer and not Envoy's own `random_sampling`: against that one the client's word
+//! does not count, and it knows no less than a ten-thousandth.
 
 use std::time::Duration;
 
 use envoy_types::pb::envoy::{
     config::{
-        core::v3::{GrpcService, grpc_service},
+        core::v3::{GrpcService, TypedExtensionConfig, grpc_service},
         trace::v3::{OpenTelemetryConfig, tracing::Http, tracing::http::ConfigType},
     },
-    extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing,
+    extensions::{
+        filters::network::http_connection_manager::v3::http_connection_manager::Tracing,
+        tracers::opentelemetry::samplers::v3::{
+            ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
+        },
+    },
     r#type::{
         tracing::v3::{CustomTag, custom_tag},
-        v3::Percent,
+        v3::{FractionalPercent, Percent, fractional_percent::DenominatorType},
     },
 };
+use prost::{Message, Name};
 
 use super::{Traces, names};
 use crate::proto::{any, boolean, duration, uint32};
@@ -47,6 +57,7 @@ pub(super) fn tracing(traces: &Traces) -> Tracing {
         }),
         service_name: SERVICE.into(),
         max_cache_size: uint32(QUEUE),
+        sampler: Some(sampler(traces.per_million)),
         ..Default::default()
     };
     let tag = |(tag, format): &(&str, &str)| CustomTag {
@@ -58,7 +69,8 @@ pub(super) fn tracing(traces: &Traces) -> Tracing {
             name: "envoy.tracers.opentelemetry".into(),
             config_type: Some(ConfigType::TypedConfig(any(&provider))),
         }),
-        random_sampling: Some(Percent { value: f64::from(traces.per_million) / 10_000.0 }),
+        // What is above the sampler: everything.
+        random_sampling: Some(Percent { value: 100.0 }),
         // Nobody outside asks for more of them by a header of Envoy's own.
         client_sampling: Some(Percent { value: 0.0 }),
         // The path comes without its query, below.
@@ -68,5 +80,20 @@ pub(super) fn tracing(traces: &Traces) -> Tracing {
         operation: "%REQ(:method)%".into(),
         upstream_operation: "%REQ(:method)%".into(),
         ..Default::default()
+    }
+}
+
+fn sampler(per_million: u32) -> TypedExtensionConfig {
+    let ratio =
+        FractionalPercent { numerator: per_million, denominator: DenominatorType::Million.into() };
+    let ratio = TraceIdRatioBasedSamplerConfig { sampling_percentage: Some(ratio) };
+    let wrapped_sampler = Some(extension("trace_id_ratio_based", &ratio));
+    extension("parent_based", &ParentBasedSamplerConfig { wrapped_sampler })
+}
+
+fn extension<M: Message + Name>(name: &str, config: &M) -> TypedExtensionConfig {
+    TypedExtensionConfig {
+        name: format!("envoy.tracers.opentelemetry.samplers.{name}"),
+        typed_config: Some(any(config)),
     }
 }
