@@ -105,9 +105,6 @@ pub enum Error {
     /// A listener has ended.
     #[error("a server has ended")]
     Serve(#[source] tonic::transport::Error),
-    /// The pages' listener has ended.
-    #[error("the status server has ended")]
-    Status(#[source] std::io::Error),
 }
 
 /// Where it listens.
@@ -298,7 +295,8 @@ fn serve(
         let routes = pages::routes(Arc::new(Page::new(Arc::clone(fleet))));
         let served = pages::serve(listener, routes, stop.clone());
         reveille_api::task::spawn(&mut servers, "serve status", async {
-            served.await.map_err(Error::Status)
+            served.await;
+            Ok(())
         });
     }
     // New services are serving unless said otherwise; these have names of their own.

@@ -150,9 +150,6 @@ pub enum Error {
     /// A part that never ends did.
     #[error("a part of the DNS server failed")]
     Task(#[from] JoinError),
-    /// The pages' listener has ended.
-    #[error("the status server has ended")]
-    Status(#[source] io::Error),
 }
 
 /// Where a server listens, with the ports the kernel chose.
@@ -308,10 +305,7 @@ impl App {
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(error.into()),
             },
-            Some(ended) = servers.join_next() => match ended {
-                Ok(ended) => ended.map_err(Error::Status),
-                Err(error) => Err(error.into()),
-            },
+            Some(ended) = servers.join_next() => ended.map_err(Error::from),
         };
         ending.cancel();
         parts.shutdown().await;

@@ -197,9 +197,6 @@ pub enum Error {
         /// What it logged last.
         said: String,
     },
-    /// The pages cannot be served.
-    #[error("the status server failed")]
-    Status(#[source] io::Error),
     /// It cannot be waited for.
     #[error("cannot wait for Envoy")]
     Wait(#[source] io::Error),
@@ -231,7 +228,7 @@ impl App {
         let status = status::serve(self.status.take(), state, metrics, admin);
         tokio::select! {
             ended = self.keep(shutdown) => ended,
-            failed = status => Err(Error::Status(failed)),
+            never = status => match never {},
         }
     }
 

@@ -327,9 +327,7 @@ async fn settle(actors: &Actors, destroy: bool) -> Result<(), Error> {
 async fn serve_page(listener: Option<Listener>, page: Page) -> Infallible {
     if let Some(listener) = listener {
         let routes = pages::routes(Arc::new(page));
-        if let Err(error) = pages::serve(listener, routes, CancellationToken::new()).await {
-            tracing::error!(%error, "the status server ended");
-        }
+        pages::serve(listener, routes, CancellationToken::new()).await;
     }
     std::future::pending().await
 }

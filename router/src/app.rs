@@ -151,9 +151,6 @@ pub enum Error {
     /// The gRPC server failed.
     #[error("the gRPC server failed")]
     Grpc(#[from] tonic::transport::Error),
-    /// The status server failed.
-    #[error("the status server failed")]
-    Status(#[source] io::Error),
     /// A part that never ends did.
     #[error("{0} ended")]
     Ended(&'static str),
@@ -344,7 +341,9 @@ impl App {
             server.await.map(|()| "the gRPC server").map_err(Error::Grpc)
         });
         task::spawn(&mut parts, "status", async {
-            served.await.map(|()| "the status server").map_err(Error::Status)
+        let status = Listener::Tcp(status, None);
+            served.await;
+            Ok("the status server")
         });
         task::spawn(&mut parts, "session", async {
             session.await;

@@ -13,7 +13,7 @@ mod page;
 mod view;
 mod whole;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router as Routes,
@@ -22,9 +22,11 @@ use axum::{
     response::{Html, IntoResponse, Json, Response},
     routing::get,
 };
-use reveille_api::metrics::{self, Other, Registry, Watched};
+use reveille_api::{
+    metrics::{self, Other, Registry, Watched},
+    net::Listener,
+};
 use reveille_envoy::ads::Fleet;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::router::Router;
@@ -76,14 +78,9 @@ impl Watched for Status {
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    status: Arc<Status>,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub(crate) async fn serve(listener: Listener, status: Arc<Status>, stop: CancellationToken) {
     let own = Routes::new().route("/statusz", get(statusz)).with_state(Arc::clone(&status));
-    let routes = metrics::routes(status).merge(own);
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    metrics::serve(listener, metrics::routes(status).merge(own), stop).await;
 }
 
 async fn statusz(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {

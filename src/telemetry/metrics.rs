@@ -316,7 +316,7 @@ reveille_x_took_seconds_bucket{le=\"+Inf\",kind=\"a\"} 6
         let at = page.address().unwrap();
         let routes = metrics::routes(std::sync::Arc::new(Part(registry)));
         reveille_api::task::spawn(&mut tasks, "page", async move {
-            drop(metrics::serve(page, routes, Default::default()).await);
+            metrics::serve(page, routes, Default::default()).await;
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let collector = Address::Tcp(listener.local_addr().unwrap());

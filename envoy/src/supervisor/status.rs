@@ -1,6 +1,6 @@
 //! The pages of a supervisor that is told where to serve them: [`reveille_api::metrics`]. It is ready while Envoy serves.
 
-use std::{io, sync::Arc};
+use std::{convert::Infallible, future::pending, sync::Arc};
 
 use reveille_api::{
     metrics::{self, Counter, Gauge, Registry, Watched},
@@ -82,20 +82,18 @@ impl Watched for Page {
     }
 }
 
-/// Serves until it is dropped. Says why it failed; without a listener, never.
+/// Serves until it is dropped, if there is a listener.
 pub(super) async fn serve(
     listener: Option<Listener>,
     state: watch::Receiver<State>,
     metrics: Metrics,
     admin: Admin,
-) -> io::Error {
-    let Some(listener) = listener else { return std::future::pending().await };
+) -> Infallible {
+    let Some(listener) = listener else { return pending().await };
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let page = Page { registry, metrics, state, admin };
     let routes = metrics::routes(Arc::new(page));
-    match metrics::serve(listener, routes, CancellationToken::new()).await {
-        Ok(()) => io::ErrorKind::BrokenPipe.into(),
-        Err(error) => error,
-    }
+    metrics::serve(listener, routes, CancellationToken::new()).await;
+    pending().await
 }

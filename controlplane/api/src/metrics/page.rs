@@ -6,7 +6,7 @@
 //! | `/readyz` | 200 while it can do its work; 503 before that and from the first moment of a shutdown |
 //! | `/metrics` | Prometheus text; OpenMetrics for who accepts it; also that of [the parts beside it](Other), but for who asks for `?only=own` |
 
-use std::{future::Future, io, sync::Arc};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,12 +15,33 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use futures::StreamExt;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use super::{Other, exposition, others};
-use crate::net::{Address, ListenError, Listener};
+use crate::{
+    net::{Address, ListenError, Listener},
+    task,
+};
+
+/// Connections at a time: the descriptors are for others. More wait in the kernel's queue.
+pub(super) const CONNECTIONS: usize = 64;
+/// For a request to come, whole, on a connection that has none.
+pub(super) const REQUEST: Duration = Duration::from_secs(5);
+/// A connection ends after this, also one whose client does not read.
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
+/// What is then under way, or when its part stops, gets so much more.
+const LAST: Duration = Duration::from_secs(1);
 
 /// One's own series alone.
 pub(super) const OWN: &str = "/metrics?only=own";
@@ -53,7 +74,8 @@ pub fn routes<W: Watched>(part: Arc<W>) -> Router {
         .with_state(part)
 }
 
-/// A door for them: unlike [`Address::listen`] it may be open to the network, since nothing can be done through it.
+/// A door for them: unlike [`Address::listen`] it may be open to the network, since nothing can be done through it, and
+/// who comes by it takes nothing from anybody else.
 pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
     let Address::Tcp(tcp) = address else { return address.listen().await };
     let failed = |source| ListenError::Failed { address: address.clone(), source };
@@ -61,18 +83,43 @@ pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
 }
 
 /// Serves until `stop`.
-pub async fn serve(
-    listener: Listener,
+pub async fn serve(listener: Listener, routes: Router, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    {
+        let mut incoming = pin!(listener.incoming());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                Some(accepted) = incoming.next(), if connections.len() < CONNECTIONS => {
+                    if let Ok(io) = accepted {
+                        let connection = converse(io, routes.clone(), stop.clone());
+                        task::spawn(&mut connections, "page", connection);
+                    }
+                }
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// One connection, within its limits.
+pub(super) async fn converse(
+    io: impl AsyncRead + AsyncWrite + Unpin,
     routes: Router,
     stop: CancellationToken,
-) -> Result<(), io::Error> {
-    match listener {
-        Listener::Tcp(listener, _) => {
-            axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
-        }
-        Listener::Unix(listener, _file) => {
-            axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
-        }
+) {
+    let service = service_fn(move |request| routes.clone().oneshot(request));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    tokio::select! {
+        // What goes wrong on it is the client's business.
+        _ = &mut connection => return,
+        _ = timeout(LONGEST, stop.cancelled()) => {}
     }
 }
 
@@ -82,6 +129,8 @@ async fn readyz<W: Watched>(State(part): State<Arc<W>>) -> (StatusCode, String) 
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST, connection).await;
 
 async fn metrics<W: Watched>(
     State(part): State<Arc<W>>,

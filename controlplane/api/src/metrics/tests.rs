@@ -1,8 +1,11 @@
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{
+    page::{CONNECTIONS, LONGEST, REQUEST, converse},
+    *,
+};
 use crate::net::Address;
 
 crate::labels! {
@@ -118,7 +121,7 @@ async fn serving(part: Part1, address: &Address) -> (Address, tokio::task::JoinS
     let bound = listener.address().unwrap();
     let mut tasks = tokio::task::JoinSet::new();
     crate::task::spawn(&mut tasks, "page", async {
-        serve(listener, routes(Arc::new(part)), CancellationToken::new()).await.unwrap();
+        serve(listener, routes(Arc::new(part)), CancellationToken::new()).await;
     });
     (bound, tasks)
 }
@@ -173,4 +176,49 @@ fn what_is_no_part_beside_this_one_is_told_what_to_write() {
         let error = wrong.parse::<Other>().unwrap_err().to_string();
         assert!(error.contains("PART=ADDRESS") && error.contains("controlplane"), "{error}");
     }
+}
+
+fn plain() -> Part1 {
+    Part1 { registry: Registry::default(), unready: None, others: Vec::new() }
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_who_sends_half_a_request_gives_its_place_back() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (address, _part) = serving(plain(), &"127.0.0.1:0".parse().unwrap()).await;
+    let Address::Tcp(tcp) = address else { panic!("{address}") };
+    let begin = tokio::time::Instant::now();
+    let mut halves = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut half = tokio::net::TcpStream::connect(tcp).await.unwrap();
+        half.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.unwrap();
+        halves.push(half);
+    }
+    let answer = tokio::time::timeout(6 * REQUEST, get(&address, "/healthz", "*/*")).await;
+    assert!(answer.expect("an answer").starts_with("HTTP/1.1 200"));
+    assert!(begin.elapsed() >= REQUEST, "one above the limit was answered");
+    let ended = tokio::time::timeout(6 * REQUEST, halves[0].read_u8()).await;
+    ended.expect("an end").expect_err("an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_not_waited_for_for_ever() {
+    use tokio::io::AsyncWriteExt;
+    let (mut client, server) = tokio::io::duplex(64);
+    client.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let conversation = converse(server, routes(Arc::new(plain())), CancellationToken::new());
+    tokio::time::timeout(2 * LONGEST, conversation).await.expect("an end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_request_does_not_hold_up_a_stop() {
+    use tokio::io::AsyncWriteExt;
+    let (mut client, server) = tokio::io::duplex(64);
+    client.write_all(b"GET /healthz HTTP/1.1\r\nhost").await.unwrap();
+    let stop = CancellationToken::new();
+    let mut conversation = pin!(converse(server, routes(Arc::new(plain())), stop.clone()));
+    let begun = tokio::time::timeout(REQUEST / 2, &mut conversation).await;
+    begun.expect_err("it is read");
+    stop.cancel();
+    tokio::time::timeout(REQUEST / 3, conversation).await.expect("an end");
 }
