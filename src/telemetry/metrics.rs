@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -46,17 +47,25 @@ pub(super) async fn tell(page: Address, collector: Address, attributes: Attribut
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let told = timeout(EXPORT, once(&page, &mut client, &attributes, start)).await;
-        let error = match told {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error,
-            Err(_) => "no answer in time".into(),
-        };
+        let Err(untold) = once(&page, &mut client, &attributes, start).await else { continue };
         if said.is_none_or(|said| said.elapsed() >= SAY) {
             said = Some(Instant::now());
-            tracing::warn!(error, "the collector does not take metrics");
+            match untold {
+                Untold::Page(error) => {
+                    tracing::warn!(%error, "our own page cannot be read: the collector gets no metrics");
+                }
+                Untold::Collector(error) => {
+                    tracing::warn!(error, "the collector does not take metrics");
+                }
+            }
         }
     }
+}
+
+/// Why it was told nothing.
+enum Untold {
+    Page(io::Error),
+    Collector(String),
 }
 
 async fn once(
@@ -64,8 +73,8 @@ async fn once(
     client: &mut MetricsServiceClient<Channel>,
     attributes: &Attributes,
     start: u64,
-) -> Result<(), String> {
-    let text = metrics::own(page).await.map_err(|error| format!("our own page: {error}"))?;
+) -> Result<(), Untold> {
+    let text = metrics::own(page).await.map_err(Untold::Page)?;
     let times = Times { start, now: nanos() };
     let scope = InstrumentationScope { name: "reveille".into(), ..Default::default() };
     let scope =
@@ -78,7 +87,11 @@ async fn once(
         ..Default::default()
     };
     let request = ExportMetricsServiceRequest { resource_metrics: vec![of_us] };
-    client.export(request).await.map(drop).map_err(|status| status.message().to_owned())
+    match timeout(EXPORT, client.export(request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(Untold::Collector(status.message().to_owned())),
+        Err(_) => Err(Untold::Collector("no answer in time".into())),
+    }
 }
 
 /// Since when it is counted, and the time of this export.

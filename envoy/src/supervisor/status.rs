@@ -1,15 +1,18 @@
 //! The pages of a supervisor that is told where to serve them: [`reveille_api::metrics`]. It is ready while Envoy serves.
 
-use std::{convert::Infallible, future::pending, sync::Arc};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use reveille_api::{
     metrics::{self, Counter, Gauge, Registry, Watched},
     net::Listener,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, State, admin::Admin};
+
+/// For what Envoy itself knows. Whoever asks for the page waits longer than that.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Handles to every series.
 #[derive(Clone, Debug, Default)]
@@ -72,13 +75,17 @@ impl Watched for Page {
         }
     }
 
-    /// What Envoy itself knows. Where it does not answer, nothing is active.
+    /// What Envoy itself knows. Where it does not answer, nothing is active, and it does not serve.
     async fn look(&self) {
-        self.metrics.ready.set(i64::from(self.unready().is_none()));
-        let asked = tokio::join!(self.admin.active_requests(), self.admin.active_connections());
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.requests.set(number(asked.0.unwrap_or_default()));
-        self.metrics.connections.set(number(asked.1.unwrap_or_default()));
+        let (admin, set) = (&self.admin, |gauge: &Gauge, count| {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        });
+        let asked = async { tokio::join!(admin.active_requests(), admin.active_connections()) };
+        let asked = timeout(LOOK, asked).await;
+        self.metrics.ready.set(i64::from(asked.is_ok() && self.unready().is_none()));
+        let (requests, connections) = asked.unwrap_or((Ok(0), Ok(0)));
+        set(&self.metrics.requests, requests.unwrap_or_default());
+        set(&self.metrics.connections, connections.unwrap_or_default());
     }
 }
 
@@ -96,4 +103,27 @@ pub(super) async fn serve(
     let routes = metrics::routes(Arc::new(page));
     metrics::serve(listener, routes, CancellationToken::new()).await;
     pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use reveille_api::net::Address;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_envoy_that_hangs_is_told_of_as_one_that_does_not_serve() {
+        // The kernel takes the connections, and nobody reads them: as of a process that was stopped.
+        let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = Admin::new(Address::Tcp(hangs.local_addr().unwrap()));
+        let listener = metrics::listen(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let page = listener.address().unwrap();
+        let (_state, state) = watch::channel(State::Ready);
+        let text = tokio::select! {
+            never = serve(Some(listener), state, Metrics::default(), admin) => match never {},
+            text = metrics::own(&page) => text.expect("a page"),
+        };
+        assert!(text.contains("reveille_envoy_ready 0"), "{text}");
+    }
 }
