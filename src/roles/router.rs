@@ -9,7 +9,7 @@ use std::{
 
 use reveille_api::{
     Ladder, Zone,
-    metrics::Other,
+    metrics::{Label, Other},
     net::{self, Address},
 };
 use reveille_envoy::certificate::Files;
@@ -133,6 +133,12 @@ impl Args {
         if self.listen.is_unix() && !self.access_log.parent().is_none_or(is_folder) {
             let path = self.access_log.display();
             return Err(Error::usage(format!("--access-log {path}: there is no such folder")));
+        }
+        for (n, other) in self.metrics_of.iter().enumerate() {
+            if self.metrics_of[..n].iter().any(|earlier| earlier.part == other.part) {
+                let part = other.part.value();
+                return Err(Error::usage(format!("--metrics-of {part}=…: give each part once")));
+            }
         }
         let ladder = self.checked()?;
         let https = self.https()?;

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Label, Part};
+use super::{Label, Part, page::OWN};
 use crate::{net::Address, task};
 
 /// For one part's page.
@@ -24,7 +24,7 @@ const LARGEST: usize = 8 << 20;
 /// Ends an OpenMetrics page.
 const END: &str = "# EOF\n";
 
-/// A part beside this one, and where its page is: written `node=unix:/run/node.http`.
+/// A part beside the router, and where its page is: written `node=unix:/run/node.http`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
     /// Which.
@@ -38,8 +38,13 @@ pub struct Other {
 #[error("write PART=ADDRESS: a part is one of {parts}, an address unix:/path or IP:PORT", parts = parts())]
 pub struct InvalidOther;
 
+/// All but the router, whose page has its own series.
+fn known() -> impl Iterator<Item = Part> {
+    Part::all().into_iter().filter(|part| *part != Part::Router)
+}
+
 fn parts() -> String {
-    Part::all().into_iter().map(Label::value).collect::<Vec<_>>().join(", ")
+    known().map(Label::value).collect::<Vec<_>>().join(", ")
 }
 
 impl FromStr for Other {
@@ -47,7 +52,7 @@ impl FromStr for Other {
 
     fn from_str(text: &str) -> Result<Self, InvalidOther> {
         let (part, address) = text.split_once('=').ok_or(InvalidOther)?;
-        let part = Part::all().into_iter().find(|known| known.value() == part);
+        let part = known().find(|known| known.value() == part);
         let address = address.parse().map_err(|_| InvalidOther)?;
         Ok(Self { part: part.ok_or(InvalidOther)?, address })
     }
@@ -56,10 +61,10 @@ impl FromStr for Other {
 /// What a part's page says; nothing when it does not answer.
 pub(super) type Answer = (Part, Option<String>);
 
-/// Asks all of them at once, for the form that we were asked for.
+/// Asks all of them at once, for the form that we were asked for, and each for its own series alone.
 pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer> {
     join_all(others.iter().map(async |other| {
-        let answer = ask(&other.address, "/metrics", accept).await;
+        let answer = ask(&other.address, OWN, accept).await;
         let told = answer.inspect_err(
             |error| tracing::debug!(part = other.part.value(), %error, "a part's page is not there"),
         );
@@ -70,7 +75,7 @@ pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer
 
 /// The series of the part that has its page there, without those of others.
 pub async fn own(address: &Address) -> io::Result<String> {
-    ask(address, super::page::OWN, None).await
+    ask(address, OWN, None).await
 }
 
 async fn ask(address: &Address, path: &str, accept: Option<&str>) -> io::Result<String> {

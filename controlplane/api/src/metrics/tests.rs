@@ -130,7 +130,9 @@ async fn serving(part: Part1, address: &Address) -> (Address, tokio::task::JoinS
 async fn one_page_has_the_series_of_the_parts_beside_it_and_says_who_does_not_answer() {
     let dir = tempfile::tempdir().unwrap();
     let (registry, _) = counting("ends", "reveille_node");
-    let node = Part1 { registry, unready: Some("not yet"), others: Vec::new() };
+    // Whom it has beside it is not asked: else two that name each other would never be done.
+    let beside = format!("controlplane=unix:{}/nobody", dir.path().display());
+    let node = Part1 { registry, unready: Some("not yet"), others: vec![beside.parse().unwrap()] };
     let socket = Address::Unix(dir.path().join("node.http"));
     let (_, _node) = serving(node, &socket).await;
     let (registry, _) = counting("ends", "reveille_router");
@@ -151,6 +153,7 @@ async fn one_page_has_the_series_of_the_parts_beside_it_and_says_who_does_not_an
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+    assert!(!text.contains("controlplane"), "{text}");
     let text = get(&address, "/metrics", "application/openmetrics-text").await;
     assert_eq!(text.matches("# EOF\n").count(), 1, "{text}");
     assert!(text.ends_with("# EOF\n") && text.contains("reveille_node_ends_total"), "{text}");
@@ -172,9 +175,10 @@ async fn a_part_that_is_not_ready_says_why_and_lives() {
 
 #[test]
 fn what_is_no_part_beside_this_one_is_told_what_to_write() {
-    for wrong in ["node", "actor=unix:/x", "node=unix:", "=127.0.0.1:1"] {
+    for wrong in ["node", "actor=unix:/x", "node=unix:", "=127.0.0.1:1", "router=127.0.0.1:1"] {
         let error = wrong.parse::<Other>().unwrap_err().to_string();
         assert!(error.contains("PART=ADDRESS") && error.contains("controlplane"), "{error}");
+        assert!(!error.contains("router"), "{error}");
     }
 }
 
