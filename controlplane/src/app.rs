@@ -137,6 +137,19 @@ enum Access {
 }
 
 impl Config {
+    /// What can be known to be wrong before anything is opened.
+    pub fn check(&self) -> Result<(), BuildError> {
+        self.transport.listenable(&self.listen)?;
+        match &self.tcp {
+            Some(address) if self.transport.identity().is_some() => {
+                self.transport.listenable(address)?;
+            }
+            Some(address) => address.listenable()?,
+            None => {}
+        }
+        Ok(self.status.as_ref().map_or(Ok(()), pages::listenable)?)
+    }
+
     /// Opens the store, picks up what was under way, and binds the addresses. Serves nothing yet.
     pub async fn build(self) -> Result<App, BuildError> {
         let dial = GrpcAgent::dial(self.transport.clone());
@@ -145,6 +158,7 @@ impl Config {
 
     /// As [`Config::build`], with another way to call node agents.
     pub async fn build_with(self, dial: Dial) -> Result<App, BuildError> {
+        self.check()?;
         let store = RedbStore::open(&self.data_dir.join(STORE))?;
         let metrics = Metrics::default();
         let records = Records::new(Arc::new(Measured::new(Arc::new(store), metrics.clone())));

@@ -123,6 +123,11 @@ impl Config {
         }
     }
 
+    /// What can be known to be wrong before anything is opened.
+    pub fn check(&self) -> Result<(), BuildError> {
+        setup::check(self)
+    }
+
     /// Checks everything that can be checked before Envoy runs, ends what an earlier supervisor left, and
     /// writes the bootstrap.
     pub async fn build(self) -> Result<App, BuildError> {

@@ -87,6 +87,9 @@ impl Config {
     /// Opens the state, makes the workers' network, adopts or destroys what an earlier agent left, and listens.
     pub async fn build(self) -> Result<App, BuildError> {
         self.check()?;
+        if !rustix::process::geteuid().is_root() {
+            return Err(BuildError::NotRoot);
+        }
         let layout = self.layout();
         layout.create()?;
         let lock = lock(&layout)?;
@@ -209,10 +212,11 @@ impl Config {
         Ok(Runtimes::new(runtimes))
     }
 
-    fn check(&self) -> Result<(), BuildError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(BuildError::NotRoot);
-        }
+    /// What can be known to be wrong before anything is opened.
+    pub fn check(&self) -> Result<(), BuildError> {
+        self.transport.reachable(&self.control_plane)?;
+        self.transport.listenable(&self.listen)?;
+        self.status.as_ref().map_or(Ok(()), pages::listenable)?;
         reveille_api::key::check_label("node name", &self.node)
             .map_err(|error| BuildError::Invalid(error.to_string()))?;
         if !(1..=4096).contains(&self.workers) {

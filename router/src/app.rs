@@ -186,14 +186,22 @@ pub struct App {
 }
 
 impl Config {
+    /// What can be known to be wrong before anything is opened.
+    pub fn check(&self) -> Result<(), BuildError> {
+        self.transport.reachable(&self.control_plane)?;
+        self.transport.listenable(&self.listen)?;
+        match self.namespace_share {
+            1..=100 => Ok(()),
+            share => Err(BuildError::Share(share)),
+        }
+    }
+
     /// Checks everything and binds the listeners. Nothing runs yet.
     pub async fn build(self) -> Result<App, BuildError> {
+        self.check()?;
         let control_plane = Expected::any(Role::ControlPlane);
         let control_plane = self.transport.channel(&self.control_plane, control_plane)?;
-        let share = match self.namespace_share {
-            share @ 1..=100 => usize::from(share),
-            share => return Err(BuildError::Share(share)),
-        };
+        let share = usize::from(self.namespace_share);
         let grpc = self.transport.listen(&self.listen).await?;
         let addrs_grpc = grpc.address().map_err(BuildError::Address)?;
         let status = TcpListener::bind(self.status)
@@ -333,6 +341,7 @@ impl App {
         let stop = router.stop.clone();
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());
         let page = Status::new(Arc::clone(&router), registry, others, fleet, leaving.clone());
+        let status = Listener::Tcp(status, None);
         let served = status::serve(status, Arc::clone(&page), router.stop.clone());
         let session = session::keep(Arc::clone(&router));
 
@@ -341,7 +350,6 @@ impl App {
             server.await.map(|()| "the gRPC server").map_err(Error::Grpc)
         });
         task::spawn(&mut parts, "status", async {
-        let status = Listener::Tcp(status, None);
             served.await;
             Ok("the status server")
         });

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Subcommand;
 use reveille_api::{
-    Zone,
+    Zone, metrics,
     net::{self, Address, Expected},
 };
 use reveille_dns::{ControlPlane, ServiceName, Source, Tls, certificate::Files};
@@ -155,6 +155,8 @@ impl Role for Args {
     }
 
     fn check(self) -> Result {
+        let page = self.status.as_ref().map_or(Ok(()), metrics::listenable);
+        page.map_err(|error| role_error(Self::PART)(&error))?;
         crate::cli::client(async { self.over_tls().and_then(|_| self.control_plane()).map(drop) })
     }
 

@@ -159,7 +159,7 @@ impl Role for Args {
     }
 
     fn check(self) -> Result {
-        self.config().map(drop)
+        self.config()?.check().map_err(|error| role_error(Self::PART)(&error))
     }
 
     async fn serve(self, stop: Stop) -> Result {

@@ -201,7 +201,9 @@ impl Role for Args {
     }
 
     fn check(self) -> Result {
-        let Some(https) = self.config()?.https else { return Ok(()) };
+        let config = self.config()?;
+        config.check().map_err(|error| role_error(Self::PART)(&error))?;
+        let Some(https) = config.https else { return Ok(()) };
         let wrong =
             |error: &dyn std::error::Error| Error::because("--https-cert, --https-key", error);
         cli::client(async { https.files.read().await.map(drop).map_err(|error| wrong(&error)) })

@@ -41,10 +41,23 @@ fn a_right_configuration_is_said_to_be_and_nothing_is_started() {
 fn what_is_wrong_with_a_configuration_is_one_line() {
     let dir = tempdir();
     let file = write(&dir, "reveille.toml", "domain = \"a.example\"\n\n[router]\nhtpp = \"x\"\n");
-    let cases: [(&[&str], &str); 7] = [
+    let [envoy, runsc] = tools(&dir);
+    let long = format!("unix:/tmp/{}/sock", "x".repeat(120));
+    let cases: [(&[&str], &str); 18] = [
         (&["router", "--config", &file], "reveille.toml:4: unknown key \"htpp\""),
         (&["router", "--wake", "40s"], "--park"),
         (&["router", "--https", "127.0.0.1:1", "--https-cert", "/no", "--https-key", "/no"], "/no"),
+        (&["router", "--listen", "0.0.0.0:8090"], "0.0.0.0:8090 is open to everybody"),
+        (&["router", "--control-plane", "control.example:8082"], "give --tls-cert"),
+        (&["router", "--metrics-of", "router=127.0.0.1:8081"], "PART=ADDRESS"),
+        (&["router", "--metrics-of", "node=unix:/a,dns=unix:/b,node=unix:/c"], "each part once"),
+        (&["controlplane", "--listen", "0.0.0.0:8082"], "0.0.0.0:8082 is open to everybody"),
+        (&["controlplane", "--tcp", "0.0.0.0:8082"], "not a loopback address"),
+        (&["controlplane", "--status", &long], "choose a shorter folder"),
+        (&["node", "--runsc", &runsc, "--listen", "0.0.0.0:8083"], "0.0.0.0:8083 is open"),
+        (&["envoy", "--envoy", &envoy, "--admin", "0.0.0.0:9901"], "loopback only"),
+        (&["envoy", "--envoy", &envoy, "--router", "unix:/a,r.example:1"], "--tls-cert"),
+        (&["dns", "--status", "dns.example:8085"], "is a name"),
         (&["controlplane", "--tls-cert", "/no"], "--tls-key"),
         (&["envoy", "--envoy", "/no"], "/no"),
         (&["dns", "--log", "debgu"], "\"debgu\" is no level"),

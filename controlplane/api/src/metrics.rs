@@ -17,7 +17,7 @@ mod reference;
 pub use closed::{Closed, Label, Labels};
 pub use exposition::{OPEN_METRICS, PROMETHEUS, exposition};
 pub use others::{InvalidOther, Other, own};
-pub use page::{Watched, listen, routes, serve};
+pub use page::{Watched, listen, listenable, routes, serve};
 pub use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
     registry::Registry,

@@ -72,7 +72,7 @@ pub enum BuildError {
     Launcher(#[source] io::Error),
 }
 
-pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
+pub(super) fn check(config: &Config) -> Result<(), BuildError> {
     if let Some(admin) = config.admin.filter(|admin| !admin.ip().is_loopback()) {
         return Err(BuildError::PublicAdmin(admin));
     }
@@ -82,6 +82,11 @@ pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
         Some(_) if config.routers.iter().any(Address::is_unix) => return Err(BuildError::Mixed),
         _ => {}
     }
+    Ok(config.status.as_ref().map_or(Ok(()), metrics::listenable)?)
+}
+
+pub(super) async fn build(mut config: Config) -> Result<App, BuildError> {
+    check(&config)?;
     let version = binary::version(&config.binary).await?;
     let dir = &config.dir;
     DirBuilder::new()

@@ -82,6 +82,14 @@ pub async fn listen(address: &Address) -> Result<Listener, ListenError> {
     Ok(Listener::Tcp(TcpListener::bind(tcp).await.map_err(failed)?, None))
 }
 
+/// What can be known of that before.
+pub fn listenable(address: &Address) -> Result<(), ListenError> {
+    match address {
+        Address::Tcp(_) => Ok(()),
+        Address::Unix(_) | Address::Name { .. } => address.listenable(),
+    }
+}
+
 /// Serves until `stop`.
 pub async fn serve(listener: Listener, routes: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
@@ -121,6 +129,8 @@ pub(super) async fn converse(
         _ = &mut connection => return,
         _ = timeout(LONGEST, stop.cancelled()) => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LAST, connection).await;
 }
 
 async fn readyz<W: Watched>(State(part): State<Arc<W>>) -> (StatusCode, String) {
@@ -129,8 +139,6 @@ async fn readyz<W: Watched>(State(part): State<Arc<W>>) -> (StatusCode, String) 
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
-    connection.as_mut().graceful_shutdown();
-    let _ = timeout(LAST, connection).await;
 
 async fn metrics<W: Watched>(
     State(part): State<Arc<W>>,

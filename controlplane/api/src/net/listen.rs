@@ -54,16 +54,40 @@ pub enum ListenError {
     /// A name may be many addresses.
     #[error("{0} is a name: listen on IP:PORT or unix:/path")]
     Name(Address),
+    /// The kernel's limit.
+    #[error(
+        "cannot listen on {address}: its {length} bytes are more than the {LONGEST_SOCKET} of a socket: choose a shorter folder"
+    )]
+    Long {
+        /// Where.
+        address: Address,
+        /// Of its path.
+        length: usize,
+    },
 }
 
 impl Address {
+    /// What can be known of [`Address::listen`] before.
+    pub fn listenable(&self) -> Result<(), ListenError> {
+        match self {
+            Self::Tcp(address) if !address.ip().is_loopback() => {
+                Err(ListenError::NotLoopback(self.clone()))
+            }
+            Self::Name { .. } => Err(ListenError::Name(self.clone())),
+            Self::Unix(path) if path.as_os_str().len() > LONGEST_SOCKET => {
+                Err(ListenError::Long { address: self.clone(), length: path.as_os_str().len() })
+            }
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
+    }
+
     /// Listens without TLS, on a Unix socket or on loopback; whoever connects by TCP is [`Peer::Anybody`]. Parts use
     /// [`Transport::listen`](super::Transport::listen). A Unix socket left behind by a killed process is replaced,
     /// one in use is not.
     pub async fn listen(&self) -> Result<Listener, ListenError> {
+        self.listenable()?;
         match self {
-            Self::Tcp(address) if address.ip().is_loopback() => tcp(*address, None).await,
-            Self::Tcp(_) => Err(ListenError::NotLoopback(self.clone())),
+            Self::Tcp(address) => tcp(*address, None).await,
             Self::Name { .. } => Err(ListenError::Name(self.clone())),
             Self::Unix(path) => {
                 let failed = |source| ListenError::Failed { address: self.clone(), source };
@@ -85,13 +109,6 @@ pub(super) async fn tcp(
 }
 
 async fn listen_unix(path: &Path) -> io::Result<Listener> {
-    let length = path.as_os_str().len();
-    if length > LONGEST_SOCKET {
-        let message = format!(
-            "its {length} bytes are more than the {LONGEST_SOCKET} of a socket: choose a shorter folder"
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
     if UnixStream::connect(path).await.is_ok() {
         return Err(io::ErrorKind::AddrInUse.into());
     }

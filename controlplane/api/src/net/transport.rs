@@ -75,14 +75,31 @@ impl Transport {
         self.0.as_ref().map(|tls| tls.identity())
     }
 
+    /// What can be known of [`Transport::listen`] before.
+    pub fn listenable(&self, address: &Address) -> Result<(), ListenError> {
+        match (address, &self.0) {
+            (Address::Tcp(_), Some(_)) => Ok(()),
+            (Address::Tcp(_), None) => Err(ListenError::Open(address.clone())),
+            (Address::Unix(_) | Address::Name { .. }, _) => address.listenable(),
+        }
+    }
+
     /// Listens. TCP is TLS, or refused.
     pub async fn listen(&self, address: &Address) -> Result<Listener, ListenError> {
+        self.listenable(address)?;
         match (address, &self.0) {
             (Address::Tcp(address), Some(tls)) => {
                 listen::tcp(*address, Some(Arc::clone(tls))).await
             }
-            (Address::Tcp(_), None) => Err(ListenError::Open(address.clone())),
-            (Address::Unix(_) | Address::Name { .. }, _) => address.listen().await,
+            _ => address.listen().await,
+        }
+    }
+
+    /// What can be known of [`Transport::channel`] before.
+    pub fn reachable(&self, address: &Address) -> Result<(), NoTls> {
+        match address.is_unix() || self.0.is_some() {
+            true => Ok(()),
+            false => Err(NoTls(address.clone())),
         }
     }
 
