@@ -18,6 +18,7 @@ use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use reveille_api::{net::Address, task};
 use reveille_envoy::resources::Traces;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::error::Result;
 
@@ -98,8 +99,8 @@ impl FromStr for Ratio {
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let ratio: f64 = text.parse().map_err(|_| "write a number from 0 to 1")?;
-        match (0.0..=1.0).contains(&ratio) {
         let millionths = (ratio * 1e6).round() as u32;
+        match (0.0..=1.0).contains(&ratio) {
             true if millionths == 0 && ratio > 0.0 => Err("the least but 0 is 0.000001"),
             true => Ok(Self(millionths)),
             false => Err("write a number from 0 to 1"),
@@ -122,7 +123,7 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Begins to tell it. `name` is the node's or the router's own, if it has one; `page` is where its metrics are served.
+    /// Begins to tell it. `name` is the part's own, if it has one; `page` is where its metrics are served.
     pub(crate) fn start(
         args: &Args,
         part: &str,
@@ -131,22 +132,13 @@ impl Telemetry {
     ) -> Result<Self> {
         let Some(endpoint) = &args.otlp_endpoint else { return Ok(Self::default()) };
         let mut metrics = JoinSet::new();
+        let who = who(part, name);
+        let attributes = who.iter().map(|(key, value)| KeyValue::new(*key, value.clone()));
+        let resource = Resource::builder().with_attributes(attributes).build();
         if let Some(page) = page {
-            let who = [
-                ("service.name", Some(service(part))),
-                ("service.version", Some(env!("CARGO_PKG_VERSION").to_owned())),
-                ("service.instance.id", name.map(str::to_owned)),
-            ];
-            let who = who.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
             let tell = metrics::tell(page, endpoint.0.clone(), who);
             task::spawn(&mut metrics, "metrics to the collector", tell);
         }
-        let name = name.map(|name| KeyValue::new("service.instance.id", name.to_owned()));
-        let resource = Resource::builder()
-            .with_service_name(service(part))
-            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-            .with_attributes(name)
-            .build();
         Ok(Self { traces: Some(traces::start(endpoint, resource)?), metrics })
     }
 
@@ -164,13 +156,29 @@ impl Telemetry {
     }
 }
 
-fn service(part: &str) -> String {
-    format!("reveille-{part}")
+/// No two processes are the same: one without a name of its own is another at each start.
+fn who(part: &str, name: Option<&str>) -> metrics::Attributes {
+    let instance = name.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    vec![
+        ("service.name", format!("reveille-{part}")),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("service.instance.id", instance),
+        ("host.name", host),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_of_a_kind_are_told_apart_by_the_collector() {
+        let named = who("envoy", Some("e1"));
+        assert!(named.contains(&("service.name", "reveille-envoy".to_owned())), "{named:?}");
+        assert!(named.contains(&("service.instance.id", "e1".to_owned())), "{named:?}");
+        assert_ne!(who("dns", None), who("dns", None));
+    }
 
     #[test]
     fn a_collector_is_an_address_and_a_ratio_a_part_of_one() {

@@ -146,6 +146,10 @@ impl Role for Args {
         &self.common
     }
 
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
     fn page(&self) -> Option<Address> {
         self.status.clone()
     }
