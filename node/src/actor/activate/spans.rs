@@ -32,10 +32,11 @@ impl Spans {
         *phase = all.child(name, Kind::Internal);
     }
 
-    /// It came to nothing, in the phase it is in.
+    /// It came to nothing, in the phase it is in. What is taken down after that is no part of the phase.
     pub(super) fn fail(&self, reason: Reason) {
         let (all, phase) = &mut *self.lock();
         phase.fail(reason);
+        *phase = Span::none();
         all.fail(reason);
     }
 
