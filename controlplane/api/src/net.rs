@@ -16,6 +16,7 @@
 
 mod address;
 mod authorize;
+mod exchange;
 mod identity;
 mod io;
 mod listen;
@@ -26,6 +27,7 @@ mod transport;
 
 pub use address::{Address, InvalidAddress};
 pub use authorize::{Authorize, Authorized, named};
+pub use exchange::ask;
 pub use identity::{Identity, InvalidIdentity, Role};
 pub use io::{Io, Peer};
 pub use listen::{LONGEST_SOCKET, ListenError, Listener, SocketFile};

@@ -2,15 +2,8 @@
 
 use std::{io, time::Duration};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Method, Request, StatusCode, client::conn::http1, header::HOST};
-use hyper_util::rt::TokioIo;
-use reveille_api::net::{Address, Io};
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time,
-};
+use http::{Method, Request};
+use reveille_api::net::{self, Address};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER: usize = 64 * 1024;
@@ -23,16 +16,8 @@ pub(super) struct Admin {
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("cannot connect")]
-    Connect(#[from] io::Error),
-    #[error("the exchange failed")]
-    Http(#[from] hyper::Error),
-    #[error("the answer cannot be read: {0}")]
-    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the answer is {0}")]
-    Status(StatusCode),
-    #[error("no answer in time")]
-    Timeout,
+    #[error(transparent)]
+    Exchange(#[from] io::Error),
     #[error("the answer is not understood: {0:?}")]
     Answer(String),
     #[error("the answer is no JSON")]
@@ -93,38 +78,7 @@ impl Admin {
     }
 
     async fn ask(&self, method: Method, path: &str, most: usize) -> Result<String, Error> {
-        let call = async {
-            let io = match &self.at {
-                Address::Tcp(addr) => Io::Tcp(TcpStream::connect(addr).await?),
-                Address::Name { host, port } => {
-                    Io::Tcp(TcpStream::connect((host.as_str(), *port)).await?)
-                }
-                Address::Unix(path) => Io::Unix(UnixStream::connect(path).await?),
-            };
-            let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-            let mut request = Request::new(Empty::<Bytes>::new());
-            *request.method_mut() = method;
-            *request.uri_mut() = path.parse().unwrap_or_default();
-            request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("admin"));
-            let exchange = async {
-                let answer = sender.send_request(request).await?;
-                let status = answer.status();
-                let body = Limited::new(answer.into_body(), most).collect().await;
-                let body = body.map_err(Error::Body)?.to_bytes();
-                if status != StatusCode::OK {
-                    return Err(Error::Status(status));
-                }
-                Ok(String::from_utf8_lossy(&body).into_owned())
-            };
-            tokio::pin!(connection, exchange);
-            tokio::select! {
-                answer = &mut exchange => answer,
-                ended = &mut connection => {
-                    ended?;
-                    exchange.await
-                }
-            }
-        };
-        time::timeout(TIMEOUT, call).await.unwrap_or(Err(Error::Timeout))
+        let request = Request::builder().method(method).uri(path);
+        Ok(net::ask(&self.at, request, most, TIMEOUT).await?)
     }
 }

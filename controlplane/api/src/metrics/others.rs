@@ -5,17 +5,10 @@
 use std::{fmt::Write, io, str::FromStr, time::Duration};
 
 use futures::future::join_all;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-    time::timeout,
-};
+use http::{Request, header::ACCEPT};
 
 use super::{Label, Part, page::OWN};
-use crate::{net::Address, task};
+use crate::net::{self, Address};
 
 /// For one part's page.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -64,7 +57,7 @@ pub(super) type Answer = (Part, Option<String>);
 /// Asks all of them at once, for the form that we were asked for, and each for its own series alone.
 pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer> {
     join_all(others.iter().map(async |other| {
-        let answer = ask(&other.address, OWN, accept).await;
+        let answer = ask(&other.address, accept).await;
         let told = answer.inspect_err(
             |error| tracing::debug!(part = other.part.value(), %error, "a part's page is not there"),
         );
@@ -75,46 +68,13 @@ pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer
 
 /// The series of the part that has its page there, without those of others.
 pub async fn own(address: &Address) -> io::Result<String> {
-    ask(address, OWN, None).await
+    ask(address, None).await
 }
 
-async fn ask(address: &Address, path: &str, accept: Option<&str>) -> io::Result<String> {
-    let asked = async {
-        match address {
-            Address::Unix(socket) => {
-                exchange(UnixStream::connect(socket).await?, path, accept).await
-            }
-            Address::Tcp(address) => {
-                exchange(TcpStream::connect(address).await?, path, accept).await
-            }
-            Address::Name { host, port } => {
-                let connected = TcpStream::connect((host.as_str(), *port)).await?;
-                exchange(connected, path, accept).await
-            }
-        }
-    };
-    timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    path: &str,
-    accept: Option<&str>,
-) -> io::Result<String> {
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // It ends with the exchange, which drops the sender.
-    task::detach("page", async move { drop(connection.await) });
-    let request = Request::get(path).header("host", "localhost");
-    let request = accept.iter().fold(request, |request, accept| request.header("accept", *accept));
-    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-    if !answer.status().is_success() {
-        return Err(io::Error::other(format!("the answer is {}", answer.status())));
-    }
-    let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-    let bytes = body.map_err(io::Error::other)?.to_bytes();
-    String::from_utf8(bytes.into()).map_err(io::Error::other)
+async fn ask(address: &Address, accept: Option<&str>) -> io::Result<String> {
+    let request = Request::get(OWN);
+    let request = accept.iter().fold(request, |request, accept| request.header(ACCEPT, *accept));
+    net::ask(address, request, LARGEST, PATIENCE).await
 }
 
 /// Our own series and theirs. Those of different parts have different names.

@@ -178,7 +178,7 @@ fn endpoint(address: &Address) -> Result<Endpoint, tonic::transport::Error> {
         .keep_alive_while_idle(true))
 }
 
-async fn connect(address: &Address) -> io::Result<TcpStream> {
+pub(super) async fn connect(address: &Address) -> io::Result<TcpStream> {
     let stream = match address {
         Address::Tcp(address) => TcpStream::connect(address).await?,
         Address::Name { host, port } => TcpStream::connect((host.as_str(), *port)).await?,
