@@ -296,8 +296,12 @@ impl App {
         let config = &self.config;
         let threads = config.concurrency.or_else(|| std::thread::available_parallelism().ok());
         let threads = threads.map_or(1, NonZero::get).to_string();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let who = format!("service.instance.id={},host.name={host}", config.node_id);
         let mut command = self.launcher.command(&config.binary);
         command
+            // Who sends its spans.
+            .env("OTEL_RESOURCE_ATTRIBUTES", who)
             // The clusters find their secrets from here.
             .current_dir(&config.dir)
             .arg("-c")

@@ -101,7 +101,9 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
     assert_eq!(order, [NODE, CONTROL_PLANE, ROUTER, ENVOY], "{ready:?}");
     for span in &spans {
         path(&spans, span);
+        assert!(!span.instance.is_empty(), "{span:?}");
     }
+    assert_eq!(find(&spans, ENVOY, "GET").instance, "envoy");
     for (service, name) in [(NODE, "fetch"), (NODE, "restore"), (CONTROL_PLANE, "place")] {
         find(&spans, service, name);
     }

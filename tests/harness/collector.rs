@@ -45,6 +45,8 @@ type Metrics = Arc<Mutex<BTreeSet<(String, String)>>>;
 #[derive(Clone, Debug)]
 pub struct Span {
     pub service: String,
+    /// Which of those of that name.
+    pub instance: String,
     pub name: String,
     pub trace: String,
     pub id: String,
@@ -149,11 +151,13 @@ impl TraceService for Keep {
         let mut kept = self.0.lock().expect("not poisoned");
         for of_resource in request.into_inner().resource_spans {
             let resource = of_resource.resource.unwrap_or_default();
-            let service = attributes(&resource.attributes).remove("service.name");
-            let service = service.unwrap_or_default();
+            let mut who = attributes(&resource.attributes);
+            let mut who = |key| who.remove(key).unwrap_or_default();
+            let (service, instance) = (who("service.name"), who("service.instance.id"));
             for span in of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 kept.push(Span {
                     service: service.clone(),
+                    instance: instance.clone(),
                     text: format!("{span:?}"),
                     trace: hex(&span.trace_id),
                     id: hex(&span.span_id),

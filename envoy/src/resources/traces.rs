@@ -16,8 +16,9 @@ use envoy_types::pb::envoy::{
     },
     extensions::{
         filters::network::http_connection_manager::v3::http_connection_manager::Tracing,
-        tracers::opentelemetry::samplers::v3::{
-            ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig,
+        tracers::opentelemetry::{
+            resource_detectors::v3::EnvironmentResourceDetectorConfig,
+            samplers::v3::{ParentBasedSamplerConfig, TraceIdRatioBasedSamplerConfig},
         },
     },
     r#type::{
@@ -58,6 +59,11 @@ pub(super) fn tracing(traces: &Traces) -> Tracing {
         service_name: SERVICE.into(),
         max_cache_size: uint32(QUEUE),
         sampler: Some(sampler(traces.per_million)),
+        // Which of all Envoys it is, its supervisor says.
+        resource_detectors: vec![extension(
+            "resource_detectors.environment",
+            &EnvironmentResourceDetectorConfig {},
+        )],
         ..Default::default()
     };
     let tag = |(tag, format): &(&str, &str)| CustomTag {
@@ -87,13 +93,13 @@ fn sampler(per_million: u32) -> TypedExtensionConfig {
     let ratio =
         FractionalPercent { numerator: per_million, denominator: DenominatorType::Million.into() };
     let ratio = TraceIdRatioBasedSamplerConfig { sampling_percentage: Some(ratio) };
-    let wrapped_sampler = Some(extension("trace_id_ratio_based", &ratio));
-    extension("parent_based", &ParentBasedSamplerConfig { wrapped_sampler })
+    let wrapped_sampler = Some(extension("samplers.trace_id_ratio_based", &ratio));
+    extension("samplers.parent_based", &ParentBasedSamplerConfig { wrapped_sampler })
 }
 
 fn extension<M: Message + Name>(name: &str, config: &M) -> TypedExtensionConfig {
     TypedExtensionConfig {
-        name: format!("envoy.tracers.opentelemetry.samplers.{name}"),
+        name: format!("envoy.tracers.opentelemetry.{name}"),
         typed_config: Some(any(config)),
     }
 }
