@@ -19,9 +19,9 @@ use reveille_api::{
     task,
 };
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::TcpListener,
     task::{JoinError, JoinSet},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -36,19 +36,18 @@ use crate::{
     names::{Asker, ControlPlane, Names},
     query_log,
     shared::Shared,
+    socket::{self, Datagrams},
     status::Status,
     stream, udp,
 };
 
-/// Ports tried for one that is free for both protocols, when the kernel chooses.
-const PORT_TRIES: usize = 8;
-/// What connections get to end in once they were told to.
-const GRACE: Duration = Duration::from_secs(1);
+/// What the pages and the last lines of the query log get to end in; connections get no time.
+const LAST: Duration = Duration::from_secs(1);
 
 /// What the server is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses to listen on, each for UDP and TCP.
+    /// Addresses to listen on, each for UDP and TCP; `[::]` is IPv6 alone.
     pub listen: Vec<SocketAddr>,
     /// DNS over TLS.
     pub tls: Option<Tls>,
@@ -66,6 +65,8 @@ pub struct Config {
     pub query_log: Option<PathBuf>,
     /// What the control plane is asked about actors; nothing when there is none.
     pub control_plane: Option<ControlPlane>,
+    /// How long a stop serves on while it is not ready any more.
+    pub grace: Duration,
 }
 
 /// DNS over TLS.
@@ -93,6 +94,7 @@ impl Config {
             status: None,
             query_log: None,
             control_plane: None,
+            grace: Duration::ZERO,
         }
     }
 }
@@ -176,11 +178,14 @@ pub struct App {
     follow: Follow,
     registry: Registry,
     addrs: Addrs,
-    udp: Vec<UdpSocket>,
+    udp: Vec<Datagrams>,
     streams: Vec<(TcpListener, Option<TlsAcceptor>)>,
     status: Option<Listener>,
     query_log: Option<query_log::Writer>,
     asker: Option<Asker>,
+    grace: Duration,
+    leaving: Option<CancellationToken>,
+    hurry: CancellationToken,
 }
 
 impl Config {
@@ -199,7 +204,7 @@ impl Config {
         let (mut udp, mut streams) = (Vec::new(), Vec::new());
         for &address in &self.listen {
             let failed = |source| BuildError::Listen { address, source };
-            let (bound, datagrams, listener) = bind(address).await.map_err(failed)?;
+            let (bound, datagrams, listener) = socket::bind(address).map_err(failed)?;
             addrs.dns.push(bound);
             udp.push(datagrams);
             streams.push((listener, None));
@@ -208,7 +213,7 @@ impl Config {
             let acceptor = TlsAcceptor::from(Arc::new(files.server()?));
             for address in listen {
                 let failed = |source| BuildError::Listen { address, source };
-                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let listener = socket::listen(address).map_err(failed)?;
                 addrs.tls.push(listener.local_addr().map_err(failed)?);
                 streams.push((listener, Some(acceptor.clone())));
             }
@@ -244,7 +249,20 @@ impl Config {
             query_log: log,
             names,
         });
-        Ok(App { shared, follow, registry, addrs, udp, streams, status, query_log: writer, asker })
+        Ok(App {
+            shared,
+            follow,
+            registry,
+            addrs,
+            udp,
+            streams,
+            status,
+            query_log: writer,
+            asker,
+            grace: self.grace,
+            leaving: None,
+            hurry: CancellationToken::new(),
+        })
     }
 
     fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
@@ -267,11 +285,28 @@ impl App {
         Fronts(Arc::clone(&self.shared))
     }
 
-    /// Serves until `shutdown`.
+    /// With a token that hurries a shutdown: no grace.
+    #[must_use]
+    pub fn hurried_by(mut self, hurry: CancellationToken) -> Self {
+        self.hurry = hurry;
+        self
+    }
+
+    /// With a token at which it says that it is not ready, and nothing else: a shutdown will come. The shutdown cancels
+    /// it too.
+    #[must_use]
+    pub fn leaving_by(mut self, leaving: CancellationToken) -> Self {
+        self.leaving = Some(leaving);
+        self
+    }
+
+    /// Serves until `shutdown`, and then for the grace in which whoever asks us notices.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         tracing::info!(addresses = ?self.addrs, "dns serves");
         let fronts = self.fronts();
+        let leaving = self.leaving.unwrap_or_else(|| shutdown.child_token());
         let Self { shared, follow, registry, udp, streams, status, query_log, asker, .. } = self;
+        let Self { grace, hurry, .. } = self;
         let mut parts: JoinSet<Result<Infallible, Error>> = JoinSet::new();
         for socket in udp {
             let shared = Arc::clone(&shared);
@@ -289,7 +324,7 @@ impl App {
         }
         let mut servers = JoinSet::new();
         if let Some(listener) = status {
-            let (shared, leaving) = (Arc::clone(&shared), shutdown.clone());
+            let shared = Arc::clone(&shared);
             let routes = pages::routes(Arc::new(Status { shared, registry, leaving }));
             let serve = pages::serve(listener, routes, ending.clone());
             task::spawn(&mut servers, "dns status", serve);
@@ -298,8 +333,13 @@ impl App {
         if let Some(writer) = query_log {
             task::spawn(&mut log, "dns query log", writer.run());
         }
+        let told = async {
+            shutdown.cancelled().await;
+            tracing::info!(?grace, "not ready any more");
+            let _ = hurry.run_until_cancelled(sleep(grace)).await;
+        };
         let ended = tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
+            () = told => Ok(()),
             Some(ended) = parts.join_next() => match ended {
                 Ok(Ok(never)) => match never {},
                 Ok(Err(error)) => Err(error),
@@ -315,24 +355,9 @@ impl App {
             while servers.join_next().await.is_some() {}
             while log.join_next().await.is_some() {}
         };
-        let _ = timeout(GRACE, finish).await;
+        let _ = timeout(LAST, finish).await;
         ended
     }
-}
-
-/// One port for both protocols. When the kernel chooses it, it may be taken for the other one.
-async fn bind(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket, TcpListener)> {
-    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..tries {
-        let udp = UdpSocket::bind(address).await?;
-        let bound = udp.local_addr()?;
-        match TcpListener::bind(bound).await {
-            Ok(tcp) => return Ok((bound, udp, tcp)),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// The first serial: greater than that of an earlier run.

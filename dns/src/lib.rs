@@ -19,7 +19,7 @@
 //! A name is answered whether or not there is such an actor: the router says 404, and a new actor is reachable at
 //! once. With [`ControlPlane`] those that do not exist are NXDOMAIN, or questions begin wakes ([`names`]). Transfers are refused, `ANY` gets one RRset (RFC 8482), letter case comes back as it was asked (0x20).
 //!
-//! Messages are read and written by `hickory-server`. The sockets are our own: its own start a task for each
+//! Messages are read and written by `hickory-server`. The sockets are our own ([`socket`]): its own start a task for each
 //! datagram without a bound, set connections none, and reply to what they cannot read, replies among it, before anybody
 //! can limit that.
 //!
@@ -37,6 +37,7 @@ mod metrics;
 mod names;
 mod query_log;
 mod shared;
+mod socket;
 mod status;
 mod stream;
 mod udp;

@@ -11,7 +11,7 @@ use crate::shared::Shared;
 pub(crate) struct Status {
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Registry,
-    /// From the first moment of a shutdown.
+    /// A shutdown will come, or its grace is running.
     pub(crate) leaving: CancellationToken,
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::{
-    net::UdpSocket,
     task,
     time::{Instant, sleep},
 };
@@ -19,6 +18,7 @@ use crate::{
     message::{self, Over},
     metrics::{Limited, Transport},
     shared::Shared,
+    socket::Datagrams,
 };
 
 /// Longest question: what the longest name needs, with every option that is in use.
@@ -29,7 +29,7 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Answers for ever: no datagram, and no error about one, is a reason to stop.
-pub(crate) async fn serve(socket: UdpSocket, shared: Arc<Shared>) -> Infallible {
+pub(crate) async fn serve(mut socket: Datagrams, shared: Arc<Shared>) -> Infallible {
     // One more byte tells what was cut off.
     let mut message = [0; LONGEST + 1];
     let mut out = Vec::with_capacity(LONGEST);
@@ -41,12 +41,12 @@ pub(crate) async fn serve(socket: UdpSocket, shared: Arc<Shared>) -> Infallible 
         }
         let now = Instant::now();
         for _ in 0..BATCH {
-            match socket.try_recv_from(&mut message) {
-                Ok((length, from)) => {
+            match socket.receive(&mut message) {
+                Ok((length, from, asked)) => {
                     turn += 1;
                     if answer(&shared, &message[..length], from, now, turn, &mut out) {
                         // A full send queue drops a reply as the network would.
-                        if let Err(error) = socket.try_send_to(&out, from) {
+                        if let Err(error) = socket.reply(&out, from, asked) {
                             tracing::debug!(%error, "reply not sent");
                             shared.metrics.unsent.inc();
                         }

@@ -27,7 +27,10 @@ Examples:
   dig @127.0.0.1 -p 8053 counter.demo.actors.localhost
   reveille dns --listen 0.0.0.0:53 --front-service reveille-system/envoy --status 0.0.0.0:8085
   reveille dns --front 192.0.2.1 --dot 0.0.0.0:853 --dot-cert dns.pem --dot-key dns.key
-  reveille dns install --dry-run                make a cluster's own DNS ask this one: see its --help";
+  reveille dns install --dry-run                make a cluster's own DNS ask this one: see its --help
+
+SIGTERM: it is not ready any more (--status) and serves for --grace, until load balancers have noticed. A second SIGTERM
+ends it at once.";
 
 /// Run the authoritative DNS server of the actor zone; or make a cluster's own DNS ask it
 #[derive(clap::Args, Debug)]
@@ -35,7 +38,7 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Address to listen on, UDP and TCP; may be given more than once
+    /// Address to listen on, UDP and TCP; [::] is IPv6 alone; may be given more than once
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',', default_value = "127.0.0.1:8053")]
     listen: Vec<SocketAddr>,
     /// Address for DNS over TLS; may be given more than once
@@ -80,6 +83,10 @@ pub(crate) struct Args {
     /// File for a line of JSON about each question; - is standard output
     #[arg(long, value_name = "FILE")]
     query_log: Option<PathBuf>,
+    /// How long a stop serves on while it says that it is not ready: the time in which whoever sends questions here
+    /// notices; 0s when there is no other server
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -178,9 +185,11 @@ impl Role for Args {
             status: self.status,
             query_log: self.query_log,
             control_plane,
+            grace: self.grace,
         };
         let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
+        let app = app.leaving_by(stop.leaving).hurried_by(stop.hurry);
         app.run(stop.token).await.map_err(|error| wrong(&error))
     }
 }

@@ -134,7 +134,9 @@ impl Plan {
             Part::Dns => {
                 line.with("--listen", args.dns.to_string())
                     .with("--status", self.page(part))
-                    .with("--domain", args.domain.to_string());
+                    .with("--domain", args.domain.to_string())
+                    // There is no other.
+                    .with("--grace", "0s");
                 for front in fronts(args.http) {
                     line.with("--front", front.to_string());
                 }

@@ -7,4 +7,5 @@ mod fronts;
 mod limits;
 mod names;
 mod rig;
+mod sockets;
 mod tls;

@@ -10,7 +10,7 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use reveille_api::{Zone, net::Address};
-use reveille_dns::{Addrs, Config, Fronts, Source};
+use reveille_dns::{Addrs, App, Config, Fronts, Source};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -25,7 +25,7 @@ pub(crate) const ACTOR: &str = "cOuNtEr.demo.actors.LOCALHOST.";
 pub(crate) struct Running {
     pub(crate) addrs: Addrs,
     pub(crate) fronts: Fronts,
-    shutdown: CancellationToken,
+    pub(crate) shutdown: CancellationToken,
     tasks: JoinSet<Result<(), reveille_dns::Error>>,
 }
 
@@ -80,7 +80,10 @@ pub(crate) async fn start_with(fronts: Vec<IpAddr>) -> Running {
 }
 
 pub(crate) async fn run(config: Config) -> Running {
-    let app = config.build().await.unwrap();
+    serve(config.build().await.unwrap())
+}
+
+pub(crate) fn serve(app: App) -> Running {
     let (addrs, fronts) = (app.addrs().clone(), app.fronts());
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
