@@ -56,7 +56,7 @@ impl Target {
         }
     }
 
-    const fn key(self) -> &'static str {
+    pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::CoreDns | Self::NodeLocal => COREFILE,
             Self::KubeDns => STUB_DOMAINS,
@@ -147,17 +147,12 @@ pub struct Change {
     pub target: Target,
     /// Before.
     pub before: String,
-    /// Afterwards; the same when there was nothing to do.
+    /// Afterwards.
     pub after: String,
-    /// Whether it must be restarted to notice.
+    /// Whether there was anything to do; also where the two are the same, about what we remember there.
+    pub changed: bool,
+    /// Whether it must be restarted to notice that.
     pub restart: bool,
-}
-
-impl Change {
-    /// Whether there was anything to do.
-    pub fn is_change(&self) -> bool {
-        self.before != self.after
-    }
 }
 
 /// A ConfigMap, as far as it matters.
@@ -183,11 +178,11 @@ pub(crate) fn edit(
     let mut edited = document.clone();
     match target {
         Target::CoreDns | Target::NodeLocal => {
-            let missing = Error::Missing { target, key: COREFILE };
-            let text = document.data.get(COREFILE).ok_or(missing)?;
-            let text = match servers {
-                Some(servers) => corefile::install(text, zone, servers),
-                None => corefile::uninstall(text, zone),
+            let text = match (document.data.get(COREFILE), servers) {
+                (Some(text), Some(servers)) => corefile::install(text, zone, servers),
+                (Some(text), None) => corefile::uninstall(text, zone),
+                (None, Some(_)) => return Err(Error::Missing { target, key: COREFILE }),
+                (None, None) => return Ok(edited),
             };
             let text = text.map_err(|source| Error::Corefile { target, source })?;
             edited.data.insert(COREFILE.into(), text);
@@ -199,10 +194,13 @@ pub(crate) fn edit(
             let ours = zones.contains(&zone.domain());
             zones.retain(|name| *name != zone.domain());
             let text = match servers {
-                Some(servers) => {
-                    zones.push(zone.domain());
-                    Some(stub_domains::install(text, zone, servers, ours)?)
-                }
+                Some(servers) => match stub_domains::install(text, zone, servers, ours)? {
+                    Some(text) => {
+                        zones.push(zone.domain());
+                        Some(text)
+                    }
+                    None => return Ok(edited),
+                },
                 // Somebody else's entry stays.
                 None if !ours => text.map(str::to_owned),
                 None => stub_domains::uninstall(text.unwrap_or_default(), zone)?,
@@ -228,12 +226,14 @@ pub(crate) fn edit(
 /// What to tell of it.
 pub(crate) fn change(target: Target, before: &Document, after: &Document) -> Change {
     let key = target.key();
-    let restart = target != Target::KubeDns && !corefile::reloads(before.text(key));
+    let changed = before != after;
+    let reloads = target == Target::KubeDns || corefile::reloads(before.text(key));
     Change {
         target,
         before: before.text(key).to_owned(),
         after: after.text(key).to_owned(),
-        restart,
+        changed,
+        restart: changed && !reloads,
     }
 }
 

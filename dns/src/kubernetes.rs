@@ -2,8 +2,9 @@
 //!
 //! | verb | object | why |
 //! | --- | --- | --- |
-//! | watch | one Service | addresses of the front, or of this server |
-//! | get, watch, update | ConfigMaps `coredns`, `node-local-dns`, `kube-dns` of `kube-system` | [`crate::cluster`] |
+//! | list, watch | one Service | addresses of the front |
+//! | get, list, watch | one Service | addresses of this server |
+//! | get, list, watch, update | ConfigMaps `coredns`, `node-local-dns`, `kube-dns` of `kube-system` | [`crate::cluster`] |
 //!
 //! Each by its name: a role needs no more (`deploy/kubernetes/dns.yaml`).
 
@@ -20,10 +21,13 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::{
     Api, Client,
     api::PostParams,
-    runtime::{WatchStreamExt, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use reveille_api::key::is_label;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     cluster::{self, Change, Document, Servers, Target, Wanted},
@@ -40,10 +44,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const TRIES: usize = 5;
 /// Looks again after so long without a word.
 const LOOK: Duration = Duration::from_secs(60);
-/// Tries again after an error.
+/// Least time between two tries that fail.
 const RETRY: Duration = Duration::from_secs(2);
-/// Port of a server that does not name one for DNS.
+/// Least time between two writes.
+const REST: Duration = Duration::from_secs(5);
+/// Of one watch, in seconds: a connection that is lost without a word is noticed soon after.
+const WATCH: u32 = 30;
+/// Name of a server's port for DNS, where it has several.
 const DNS: &str = "dns";
+/// Type of a Service that is not to be reached at its cluster IPs.
+const LOAD_BALANCER: &str = "LoadBalancer";
 
 /// A Service, by its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,21 +130,36 @@ impl Cluster {
     /// Brings every address of a Service, for ever.
     pub(crate) async fn follow(&self, service: &ServiceName, fronts: &Fronts) -> Infallible {
         let mut seen = std::pin::pin!(watch(self.services(service), &service.name));
+        let mut there = false;
         loop {
-            match seen.next().await {
-                Some(Ok(found)) => match addresses(&found) {
-                    Ok(addresses) => fronts.set(&addresses),
-                    Err(why) => fronts.unknown(&format!("Service {service}: {why}")),
-                },
-                Some(Err(error)) => fronts.unknown(&format!("Service {service}: {error}")),
+            let told = match seen.next().await {
+                Some(Ok(Event::Init)) => {
+                    there = false;
+                    continue;
+                }
+                Some(Ok(Event::InitApply(found) | Event::Apply(found))) => {
+                    there = true;
+                    addresses(&found).map_err(str::to_owned)
+                }
+                Some(Ok(Event::InitDone)) if there => continue,
+                Some(Ok(Event::InitDone | Event::Delete(_))) => Err("there is none".to_owned()),
+                Some(Err(error)) => Err(error.to_string()),
                 // A watch goes on for ever.
                 None => std::future::pending().await,
+            };
+            match told {
+                Ok(addresses) => fronts.set(&addresses),
+                Err(why) => fronts.unknown(&format!("Service {service}: {why}")),
             }
         }
     }
 
-    /// Makes a cluster's DNS as wanted, or tells only what would be done.
-    pub async fn change(&self, wanted: &Wanted, dry: bool) -> Result<Vec<Change>, cluster::Error> {
+    /// Makes a cluster's DNS as wanted, or tells only what would be done. A target that fails keeps no other from it.
+    pub async fn change(
+        &self,
+        wanted: &Wanted,
+        dry: bool,
+    ) -> Result<Vec<Result<Change, cluster::Error>>, cluster::Error> {
         let servers = match &wanted.servers {
             Some(servers) => Some(self.servers(servers).await?),
             None => None,
@@ -143,12 +168,11 @@ impl Cluster {
         let targets = if explicit { wanted.targets.as_slice() } else { &Target::ALL };
         let mut changes = Vec::new();
         for &target in targets {
-            match self.change_one(target, wanted, servers.as_deref(), dry).await? {
-                Some(change) => changes.push(change),
-                None if explicit && servers.is_some() => {
-                    return Err(cluster::Error::Missing { target, key: target.name() });
+            match self.change_one(target, wanted, servers.as_deref(), dry).await {
+                Ok(None) if explicit && servers.is_some() => {
+                    changes.push(Err(cluster::Error::Missing { target, key: target.key() }));
                 }
-                None => {}
+                done => changes.extend(done.transpose()),
             }
         }
         match changes.is_empty() && servers.is_some() {
@@ -216,22 +240,37 @@ impl Cluster {
     /// Keeps a cluster's DNS as wanted, for ever: after each change of it by others, and of the Service.
     pub async fn keep(&self, wanted: &Wanted) -> Infallible {
         let mut touched = self.touched(wanted).boxed();
+        let (mut pace, mut retry) = (Pace::default(), RETRY);
         loop {
-            let pause = match self.change(wanted, false).await {
-                Ok(changes) => {
-                    for change in changes.iter().filter(|change| change.is_change()) {
+            let changes = self.change(wanted, false).await;
+            let (mut wrote, mut failed) = (false, false);
+            for change in changes.unwrap_or_else(|error| vec![Err(error)]) {
+                match change {
+                    Ok(change) if change.changed => {
+                        wrote = true;
                         tracing::info!(target = %change.target, "the cluster's DNS was made to ask us");
                     }
-                    LOOK
+                    Ok(_) => {}
+                    Err(error) => {
+                        failed = true;
+                        let why = std::error::Error::source(&error).map(ToString::to_string);
+                        let why = why.unwrap_or_default();
+                        tracing::warn!(%error, why, "the cluster's DNS is not as it should be");
+                    }
                 }
-                Err(error) => {
-                    let why = std::error::Error::source(&error).map(ToString::to_string);
-                    let why = why.unwrap_or_default();
-                    tracing::warn!(%error, why, "the cluster's DNS is not as it should be");
-                    RETRY
-                }
-            };
-            let _ = timeout(pause, touched.next()).await;
+            }
+            if wrote {
+                sleep(pace.wrote(Instant::now())).await;
+            }
+            let mut look = LOOK;
+            if failed {
+                sleep(RETRY).await;
+                look = retry;
+                retry = LOOK.min(2 * retry);
+            } else {
+                retry = RETRY;
+            }
+            let _ = timeout(look, touched.next()).await;
         }
     }
 
@@ -240,25 +279,52 @@ impl Cluster {
         let targets = if wanted.targets.is_empty() { &Target::ALL[..] } else { &wanted.targets };
         let mut all: Vec<_> = targets
             .iter()
-            .map(|target| watch(self.config_maps(), target.name()).map(drop).boxed())
+            .map(|target| {
+                watch(self.config_maps(), target.name()).touched_objects().map(drop).boxed()
+            })
             .collect();
         if let Some(Servers::Service(name)) = &wanted.servers {
-            all.push(watch(self.services(name), &name.name).map(drop).boxed());
+            all.push(watch(self.services(name), &name.name).touched_objects().map(drop).boxed());
         }
         stream::select_all(all)
     }
 }
 
-/// Every state of one object. Errors are told and tried again, later and later.
+/// Leaves to others what they undo: between two writes is more and more time while that goes on.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    rest: Duration,
+}
+
+impl Pace {
+    /// How long to write nothing after a write.
+    fn wrote(&mut self, now: Instant) -> Duration {
+        if self.last.is_some_and(|last| now - last < 2 * self.rest) {
+            self.rest = LOOK.min(2 * self.rest);
+            let rest = self.rest.as_secs();
+            tracing::warn!(
+                rest,
+                "the cluster's DNS had to be changed again at once: does somebody undo it?"
+            );
+        } else {
+            self.rest = REST;
+        }
+        self.last = Some(now);
+        self.rest
+    }
+}
+
+/// What becomes of one object. Errors are told and tried again, later and later.
 fn watch<K>(
     api: Api<K>,
     name: &str,
-) -> impl Stream<Item = Result<K, watcher::Error>> + Send + use<K>
+) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send + use<K>
 where
     K: kube::Resource + Clone + fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    watcher(api, only).default_backoff().touched_objects()
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(WATCH);
+    watcher(api, only).default_backoff()
 }
 
 async fn call<T>(
@@ -276,7 +342,7 @@ fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
-/// Where clients reach a Service: at its load balancer, otherwise in the cluster.
+/// Where clients reach a Service: at its load balancer if it has that type, otherwise in the cluster.
 fn addresses(service: &Service) -> Result<Vec<IpAddr>, &'static str> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
@@ -284,6 +350,15 @@ fn addresses(service: &Service) -> Result<Vec<IpAddr>, &'static str> {
         ingress.iter().filter_map(|i| i.ip.as_deref()?.parse().ok()).collect();
     if !outside.is_empty() {
         return Ok(outside);
+    }
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    if kind == Some(LOAD_BALANCER) {
+        return Err(match ingress.is_empty() {
+            true => "its load balancer has no address yet",
+            false => {
+                "its load balancer has a host name and no address: use --front or --front-file"
+            }
+        });
     }
     match cluster_ips(service) {
         inside if inside.is_empty() => Err("it has neither a load balancer's nor a cluster IP"),

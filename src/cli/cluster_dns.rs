@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use reveille_api::Zone;
 use reveille_dns::{
     ServiceName,
-    cluster::{self, Change, Cluster, Servers, Target, Wanted},
+    cluster::{Change, Cluster, Servers, Target, Wanted},
 };
 use similar::TextDiff;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, chain},
     output,
 };
 
@@ -77,14 +78,22 @@ impl Install {
             true => Servers::Service(self.service),
             false => Servers::Given(self.server),
         };
-        let (cluster, dry, watch) = (find().await?, self.common.dry_run, self.watch);
+        let (cluster, dry) = (find().await?, self.common.dry_run);
         let wanted = self.common.wanted(Some(servers));
-        change(&cluster, &wanted, dry).await?;
-        if watch {
-            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-            match cluster.keep(&wanted).await {}
+        if !self.watch {
+            return change(&cluster, &wanted, dry).await;
         }
-        Ok(())
+        // A process that is the first one of its container ends by no signal that it does not catch.
+        let catch =
+            |kind| signal(kind).map_err(|error| Error::because("cannot catch signals", &error));
+        let mut terminate = catch(SignalKind::terminate())?;
+        let mut interrupt = catch(SignalKind::interrupt())?;
+        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+        tokio::select! {
+            never = cluster.keep(&wanted) => match never {},
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
     }
 }
 
@@ -106,10 +115,19 @@ async fn find() -> Result<Cluster> {
 }
 
 async fn change(cluster: &Cluster, wanted: &Wanted, dry: bool) -> Result {
-    let changes = cluster.change(wanted, dry).await;
-    let changes = changes.map_err(|error: cluster::Error| failed(&error))?;
-    let text: String = changes.iter().map(|change| told(change, dry)).collect();
-    output::print(&text)
+    let changes = cluster.change(wanted, dry).await.map_err(|error| failed(&error))?;
+    let (mut text, mut wrong) = (String::new(), Vec::new());
+    for change in changes {
+        match change {
+            Ok(change) => text += &told(&change, dry),
+            Err(error) => wrong.push(chain(&error)),
+        }
+    }
+    output::print(&text)?;
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Error::failed(format!("dns: {}", wrong.join("; ")))),
+    }
 }
 
 fn failed(error: &dyn std::error::Error) -> Error {
@@ -117,21 +135,22 @@ fn failed(error: &dyn std::error::Error) -> Error {
 }
 
 fn told(change: &Change, dry: bool) -> String {
-    let Change { target, before, after, restart } = change;
-    let done = match (change.is_change(), dry) {
+    let Change { target, before, after, changed, restart } = change;
+    let done = match (*changed, dry) {
         (false, _) => "unchanged",
         (true, true) => "would be changed",
         (true, false) => "changed",
     };
     let mut text = format!("configmap/{target} {done}\n");
-    if dry && change.is_change() {
+    if dry && before != after {
         let names = (format!("kube-system/{target}"), format!("kube-system/{target}, changed"));
         let diff = TextDiff::from_lines(before, after);
         text += &diff.unified_diff().header(&names.0, &names.1).to_string();
     }
-    if *restart && change.is_change() {
+    if *restart {
+        let kind = if *target == Target::NodeLocal { "daemonset" } else { "deployment" };
         text += &format!(
-            "  its Corefile has no 'reload': restart it (kubectl -n kube-system rollout restart deployment/{target})\n"
+            "  its Corefile has no 'reload': restart it (kubectl -n kube-system rollout restart {kind}/{target})\n"
         );
     }
     text

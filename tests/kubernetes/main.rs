@@ -95,7 +95,7 @@ async fn eventually(what: &str, probe: impl Fn() -> bool) {
 fn make_service(cluster: &ApiServer, name: &str, ip: &str) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
-        "spec": { "clusterIP": ip, "type": "LoadBalancer", "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }] },
+        "spec": { "clusterIP": ip, "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }] },
     });
     let path = "/api/v1/namespaces/reveille-system/services";
     let (code, answer) = cluster.call("POST", path, Some(&service.to_string()));
@@ -174,14 +174,16 @@ async fn the_cluster_is_changed_and_changed_back(cluster: &ApiServer) {
     assert_eq!(cluster.config_map("coredns"), installed);
 
     // Repaired, and moved with the Service.
-    let watching =
+    let mut watching =
         Running(dns(&config, &["install", "--watch"]).stdout(Stdio::null()).spawn().unwrap());
     cluster.put_config_map("coredns", &json!({ "Corefile": COREFILE }));
     eventually("repaired", || cluster.corefile("coredns") == corefile).await;
     delete_service(cluster, "dns");
     make_service(cluster, "dns", "10.0.0.21");
     eventually("moved", || cluster.corefile("coredns").contains("forward . 10.0.0.21\n")).await;
-    drop(watching);
+    let pid = nix::unistd::Pid::from_raw(watching.0.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(watching.0.wait().unwrap().success());
 
     let told = said(&run(&["uninstall"]));
     assert!(told.contains("configmap/coredns changed\n"), "{told}");
@@ -200,6 +202,15 @@ async fn the_cluster_is_changed_and_changed_back(cluster: &ApiServer) {
     assert!(!output.status.success() && stderr.lines().count() == 1, "{stderr}");
     assert!(stderr.contains("line 1: actors.internal is served there already"), "{stderr}");
     assert_eq!(cluster.corefile("coredns"), taken);
+    // And keeps nothing else from it.
+    let output = run(&["install"]);
+    let (told, wrong) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    assert!(wrong.as_ref().unwrap().contains("is served there already"), "{wrong:?}");
+    assert!(
+        !output.status.success() && told.as_ref().unwrap().contains("configmap/kube-dns changed\n"),
+        "{told:?}"
+    );
+    assert!(said(&run(&["uninstall"])).contains("configmap/kube-dns changed\n"));
 
     // Its rights are no more than these.
     let maps = "/api/v1/namespaces/kube-system/configmaps";
@@ -225,12 +236,20 @@ async fn the_cluster_is_changed_and_changed_back(cluster: &ApiServer) {
 async fn the_fronts_follow_their_service(cluster: &ApiServer) {
     let listen = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let args = ["--listen", &listen.to_string(), "--front-service", "reveille-system/envoy"];
+    let log = tempfile::NamedTempFile::new().unwrap();
     let mut server = dns(&cluster.kubeconfig("dns"), &args);
-    let _server = Running(server.stderr(Stdio::null()).spawn().unwrap());
+    let _server = Running(server.stderr(log.reopen().unwrap()).spawn().unwrap());
+    let logged = |what: &str| std::fs::read_to_string(log.path()).unwrap().contains(what);
+    eventually("told that there is none", || logged("reveille-system/envoy: there is none")).await;
     let path = "/api/v1/namespaces/reveille-system/services/envoy";
     make_service(cluster, "envoy", "10.0.0.30");
     eventually("its cluster IP", || ask(listen) == ["10.0.0.30"]).await;
 
+    // What is to be its load balancer has no address yet.
+    let outside = json!({ "spec": { "type": "LoadBalancer" } });
+    assert_eq!(cluster.call("PATCH", path, Some(&outside.to_string())).0, 200);
+    eventually("told that it is not there yet", || logged("has no address yet")).await;
+    assert_eq!(ask(listen), ["10.0.0.30"]);
     let ingress = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.7" }] } } });
     let changed = Instant::now();
     assert_eq!(cluster.call("PATCH", &format!("{path}/status"), Some(&ingress.to_string())).0, 200);

@@ -21,23 +21,23 @@ pub enum Error {
 
 type StubDomains = BTreeMap<String, Vec<String>>;
 
-/// The text with our entry. `ours` tells whether one that is there came from us.
+/// The text with our entry. `ours` tells whether one that is there came from us; nothing when somebody else's says the same.
 pub(crate) fn install(
     text: Option<&str>,
     zone: &Zone,
     servers: &[SocketAddr],
     ours: bool,
-) -> Result<String, Error> {
+) -> Result<Option<String>, Error> {
     let mut all = read(text)?;
     let servers: Vec<_> = servers.iter().map(|server| bare_port(*server)).collect();
     match all.get(zone.domain()) {
         // To the byte, also where somebody writes JSON in another way.
-        Some(there) if *there == servers => return Ok(text.unwrap_or_default().to_owned()),
+        Some(there) if *there == servers => return Ok(text.filter(|_| ours).map(str::to_owned)),
         Some(_) if !ours => return Err(Error::Taken(zone.to_string())),
         _ => {}
     }
     all.insert(zone.domain().to_owned(), servers);
-    write(&all)
+    write(&all).map(Some)
 }
 
 /// The text without our entry; nothing when there is no other.

@@ -38,12 +38,28 @@ fn an_entry_of_somebody_else_is_neither_changed_nor_taken_away() {
     let error = edit(Target::KubeDns, &theirs, &zone(), Some(&servers())).unwrap_err();
     assert!(matches!(error, Error::StubDomains(stub_domains::Error::Taken(_))));
     assert_eq!(edit(Target::KubeDns, &theirs, &zone(), None).unwrap(), theirs);
+    // Also one that says what ours would: it does not become ours.
+    let same = kube_dns(Some(r#"{"actors.internal": ["10.96.0.20"]}"#));
+    assert_eq!(edit(Target::KubeDns, &same, &zone(), Some(&servers())).unwrap(), same);
+    assert_eq!(edit(Target::KubeDns, &same, &zone(), None).unwrap(), same);
     let odd = kube_dns(Some("[]"));
     assert!(edit(Target::KubeDns, &odd, &zone(), Some(&servers())).is_err());
+}
+
+#[test]
+fn what_is_remembered_of_an_entry_that_somebody_took_away_is_a_change_too() {
+    let made = edit(Target::KubeDns, &kube_dns(None), &zone(), Some(&servers())).unwrap();
+    let taken = Document { data: BTreeMap::new(), ..made };
+    let gone = edit(Target::KubeDns, &taken, &zone(), None).unwrap();
+    let told = change(Target::KubeDns, &taken, &gone);
+    assert!(told.changed && told.before == told.after && gone.annotations.is_empty());
+    assert!(!change(Target::KubeDns, &gone, &gone).changed);
 }
 
 #[test]
 fn a_config_map_without_a_corefile_is_not_coredns() {
     let error = edit(Target::CoreDns, &Document::default(), &zone(), Some(&servers())).unwrap_err();
     assert!(matches!(error, Error::Missing { target: Target::CoreDns, key: "Corefile" }));
+    let nothing = Document::default();
+    assert_eq!(edit(Target::CoreDns, &nothing, &zone(), None).unwrap(), nothing);
 }
