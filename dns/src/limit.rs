@@ -70,7 +70,7 @@ impl RateLimit {
 }
 
 /// What one forger could easily pretend to be, or one network really is.
-fn prefix(from: IpAddr) -> u64 {
+pub(crate) fn prefix(from: IpAddr) -> u64 {
     match from.to_canonical() {
         IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8),
         IpAddr::V6(v6) => 1 << 63 | (v6.to_bits() >> 72) as u64,

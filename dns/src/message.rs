@@ -95,6 +95,13 @@ pub(crate) fn reply(
     };
     let query = asked.queries.queries().first()?.original();
     let edns = asked.edns.as_ref().map(reply_edns);
+    let replied = |code, truncated| Replied { query: Some(query.clone()), code, truncated };
+    if over == Over::UdpLimited {
+        // In a flood: nothing is looked up, and nothing written twice.
+        let metadata = Metadata::response_from_request(&asked.metadata);
+        return cut(metadata, &asked.queries, edns.as_ref(), out)
+            .then(|| replied(ResponseCode::NoError, true));
+    }
     let answer = match &asked.edns {
         Some(edns) if edns.version() > 0 => {
             Answer { code: ResponseCode::BADVERS, ..Answer::refused() }
@@ -103,15 +110,14 @@ pub(crate) fn reply(
         _ => records.answer(query, turn),
     };
     let limit = match over {
-        Over::Udp => {
+        Over::Udp | Over::UdpLimited => {
             let payload = edns.as_ref().map_or(MIN_UDP_PAYLOAD, Edns::max_payload);
             usize::from(payload).min(AMPLIFICATION * message.len())
         }
-        Over::UdpLimited => 0,
         Over::Stream => usize::from(u16::MAX),
     };
     let truncated = fit(&asked.metadata, &asked.queries, edns.as_ref(), &answer, limit, out)?;
-    Some(Replied { query: Some(query.clone()), code: answer.code, truncated })
+    Some(replied(answer.code, truncated))
 }
 
 /// The answer; without what is only a courtesy, if it is too long; without everything and with TC, if it still is.
@@ -133,8 +139,13 @@ fn fit(
     if courtesy && emit(&metadata, queries, edns, Some(answer), false, out) && out.len() <= limit {
         return Some(false);
     }
+    cut(metadata, queries, edns, out).then_some(true)
+}
+
+/// Without anything but TC: the client comes by TCP.
+fn cut(mut metadata: Metadata, queries: &Queries, edns: Option<&Edns>, out: &mut Vec<u8>) -> bool {
     metadata.truncation = true;
-    emit(&metadata, queries, edns, None, false, out).then_some(true)
+    emit(&metadata, queries, edns, None, false, out)
 }
 
 fn emit(

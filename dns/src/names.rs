@@ -36,7 +36,7 @@ use crate::metrics::{Look, Metrics};
 
 /// Between two calls about one actor.
 const EVERY: Duration = Duration::from_secs(5);
-/// What is remembered of an actor after the last call: the next one may be under way.
+/// How long it is believed that an actor is not there: the next call may be under way.
 const BELIEVED: Duration = Duration::from_secs(8);
 /// Calls a second, in all.
 const A_SECOND: u32 = 200;
@@ -77,8 +77,10 @@ struct Seen {
 
 #[derive(Debug)]
 struct Entry {
+    /// When a call about it was last given to the queue.
     asked: Instant,
-    absent: bool,
+    /// When the control plane said that it does not exist, if that is what it said last.
+    absent: Option<Instant>,
 }
 
 /// The calls.
@@ -107,8 +109,8 @@ impl Names {
     pub(crate) fn is_absent(&self, query: &Query, now: Instant) -> bool {
         let Some(actor) = self.actor(query).filter(|_| self.existing) else { return false };
         let seen = self.seen();
-        let entry = seen.actors.get(&actor);
-        entry.is_some_and(|entry| entry.absent && now - entry.asked < BELIEVED)
+        let absent = seen.actors.get(&actor).and_then(|entry| entry.absent);
+        absent.is_some_and(|since| now.saturating_duration_since(since) < BELIEVED)
     }
 
     /// Somebody asked for it: ask about it, unless that was done just now.
@@ -118,14 +120,15 @@ impl Names {
             return;
         }
         let Some(actor) = self.actor(query) else { return };
-        match self.seen().admit(&actor, now) {
-            None => {}
-            Some(true) if self.queue.try_send(actor).is_ok() => {}
-            Some(_) => drop(metrics.looks(Look::limited).inc()),
+        let place = self.queue.try_reserve().ok();
+        match (self.seen().admit(&actor, now, place.is_some()), place) {
+            (None, _) => {}
+            (Some(true), Some(place)) => place.send(actor),
+            (Some(_), _) => drop(metrics.looks.get(Look::Limited).inc()),
         }
     }
 
-    fn remember(&self, actor: &ActorKey, absent: bool) {
+    fn remember(&self, actor: &ActorKey, absent: Option<Instant>) {
         if let Some(entry) = self.seen().actors.get_mut(actor) {
             entry.absent = absent;
         }
@@ -133,15 +136,15 @@ impl Names {
 }
 
 impl Seen {
-    /// Nothing when it was asked about just now; otherwise whether it may be.
-    fn admit(&mut self, actor: &ActorKey, now: Instant) -> Option<bool> {
+    /// Nothing when it was asked about just now; otherwise whether it may be, for which there must be `room`.
+    fn admit(&mut self, actor: &ActorKey, now: Instant, room: bool) -> Option<bool> {
         if self.actors.get(actor).is_some_and(|entry| now - entry.asked < EVERY) {
             return None;
         }
         if self.second.is_none_or(|began| now - began >= Duration::from_secs(1)) {
             (self.second, self.spent) = (Some(now), 0);
         }
-        if self.spent >= A_SECOND {
+        if !room || self.spent >= A_SECOND {
             return Some(false);
         }
         if self.actors.len() >= MOST && !self.actors.contains_key(actor) {
@@ -151,7 +154,7 @@ impl Seen {
             }
         }
         self.spent += 1;
-        let entry = self.actors.entry(actor.clone()).or_insert(Entry { asked: now, absent: false });
+        let entry = self.actors.entry(actor.clone()).or_insert(Entry { asked: now, absent: None });
         entry.asked = now;
         Some(true)
     }
@@ -176,17 +179,18 @@ impl Asker {
                 let request = LookRequest { actor: Some((&actor).into()), wake };
                 match timeout(PATIENCE, control_plane.look(request)).await {
                     Ok(Ok(reply)) => {
-                        names.remember(&actor, !reply.into_inner().exists);
-                        metrics.looks(Look::answered).inc();
+                        let absent = !reply.into_inner().exists;
+                        names.remember(&actor, absent.then(Instant::now));
+                        metrics.looks.get(Look::Answered).inc();
                     }
                     Ok(Err(error)) => {
                         tracing::debug!(%error, "the control plane did not tell of an actor");
-                        names.remember(&actor, false);
-                        metrics.looks(Look::failed).inc();
+                        names.remember(&actor, None);
+                        metrics.looks.get(Look::Failed).inc();
                     }
                     Err(_) => {
-                        names.remember(&actor, false);
-                        metrics.looks(Look::failed).inc();
+                        names.remember(&actor, None);
+                        metrics.looks.get(Look::Failed).inc();
                     }
                 }
                 drop(place);
@@ -197,19 +201,55 @@ impl Asker {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::Name;
+
     use super::*;
+
+    /// Nobody answers there.
+    fn names() -> (Arc<Names>, Asker) {
+        let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
+        let control_plane = ControlPlane { channel, existing: true, wake: false };
+        Names::new("actors.localhost".parse().unwrap(), control_plane)
+    }
+
+    fn question(actor: &str) -> Query {
+        let name = format!("{actor}.demo.actors.localhost.");
+        Query::query(Name::from_ascii(name).unwrap(), RecordType::A)
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_keeps_nobody_absent_and_who_found_no_room_is_asked_about_when_there_is() {
+        let (names, mut asker) = names();
+        let metrics = Metrics::default();
+        let (late, actor) = (question("late"), ActorKey::new("demo", "late").unwrap());
+        let start = Instant::now();
+        names.asked(&late, start, &metrics);
+        names.remember(&actor, Some(start));
+        assert!(names.is_absent(&late, start + EVERY));
+        // Nobody takes from it.
+        for n in 0..WAITING as u32 {
+            names.asked(&question(&format!("a{n}")), start + n * EVERY / 256, &metrics);
+        }
+        names.asked(&late, start + EVERY, &metrics);
+        assert_eq!(metrics.looks.get(Look::Limited).get(), 2);
+        assert!(!names.is_absent(&late, start + BELIEVED));
+        assert_eq!(asker.queue.recv().await.unwrap(), actor);
+        names.asked(&late, start + EVERY, &metrics);
+        assert_eq!(metrics.looks.get(Look::Limited).get(), 2);
+    }
 
     #[test]
     fn one_actor_is_asked_about_now_and_then_and_all_of_them_only_so_often() {
         let mut seen = Seen::default();
         let start = Instant::now();
         let actor = |n: u32| ActorKey::new("demo", &format!("a{n}")).unwrap();
-        assert_eq!(seen.admit(&actor(0), start), Some(true));
-        assert_eq!(seen.admit(&actor(0), start + EVERY / 2), None);
-        assert_eq!(seen.admit(&actor(0), start + EVERY), Some(true));
+        assert_eq!(seen.admit(&actor(0), start, true), Some(true));
+        assert_eq!(seen.admit(&actor(0), start + EVERY / 2, true), None);
+        assert_eq!(seen.admit(&actor(0), start + EVERY, true), Some(true));
         let later = start + 2 * EVERY;
-        let admitted = (1..=500).filter(|n| seen.admit(&actor(*n), later) == Some(true)).count();
+        let admitted =
+            (1..=500).filter(|n| seen.admit(&actor(*n), later, true) == Some(true)).count();
         assert_eq!(admitted, A_SECOND as usize);
-        assert_eq!(seen.admit(&actor(500), later + Duration::from_secs(1)), Some(true));
+        assert_eq!(seen.admit(&actor(500), later + Duration::from_secs(1), true), Some(true));
     }
 }

@@ -1,8 +1,8 @@
 //! Every question as a line of JSON, for those who ask for it. A log that is too slow loses lines, and never delays a reply.
 
-use std::{io, net::SocketAddr, path::Path, time::SystemTime};
+use std::{io, net::SocketAddr, os::fd::AsFd, path::Path, time::SystemTime};
 
-use hickory_proto::op::ResponseCode;
+use reveille_api::metrics::Label;
 use serde::Serialize;
 use tokio::{
     fs::{File, OpenOptions},
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     message::Replied,
-    metrics::{Metrics, Transport},
+    metrics::{Code, Metrics, Transport},
 };
 
 /// Lines that may wait.
@@ -31,7 +31,7 @@ struct Line {
     name: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
-    code: &'static str,
+    code: String,
     truncated: bool,
     bytes: usize,
 }
@@ -46,10 +46,13 @@ pub(crate) struct Writer {
     to: File,
 }
 
-/// Opens it; what is there already stays.
+/// Opens it; what is there already stays, and what is cut off by somebody else (`copytruncate`) is gone.
 pub(crate) async fn open(path: &Path) -> io::Result<(QueryLog, Writer)> {
-    let path = if path == Path::new(STDOUT) { Path::new("/dev/stdout") } else { path };
-    let to = OpenOptions::new().create(true).append(true).open(path).await?;
+    let to = match path == Path::new(STDOUT) {
+        // Not by a path: a socket has none that can be opened, and a pipe may be another user's.
+        true => std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?).into(),
+        false => OpenOptions::new().create(true).append(true).open(path).await?,
+    };
     let (sender, lines) = mpsc::channel(WAITING);
     Ok((QueryLog(sender), Writer { lines, to }))
 }
@@ -72,29 +75,13 @@ impl QueryLog {
         place.send(Line {
             unix_ms: now.as_millis() as u64,
             client,
-            transport: match transport {
-                Transport::udp => "udp",
-                Transport::tcp => "tcp",
-                Transport::tls => "tls",
-            },
+            transport: transport.value(),
             name: query.map(|query| query.name.to_ascii()),
             kind: query.map(|query| query.query_type.to_string()),
-            code: mnemonic(replied.code),
+            code: Code::of(replied.code).mnemonic(),
             truncated: replied.truncated,
             bytes,
         });
-    }
-}
-
-const fn mnemonic(code: ResponseCode) -> &'static str {
-    match code {
-        ResponseCode::NoError => "NOERROR",
-        ResponseCode::FormErr => "FORMERR",
-        ResponseCode::NXDomain => "NXDOMAIN",
-        ResponseCode::NotImp => "NOTIMP",
-        ResponseCode::Refused => "REFUSED",
-        ResponseCode::BADVERS => "BADVERS",
-        _ => "SERVFAIL",
     }
 }
 

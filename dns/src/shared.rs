@@ -13,7 +13,7 @@ use crate::{
     answer::Records,
     limit::RateLimit,
     message::Replied,
-    metrics::{Metrics, Transport},
+    metrics::{Code, Metrics, Transport},
     names::Names,
     query_log::QueryLog,
     stream::Connections,
@@ -49,7 +49,7 @@ impl Shared {
             self.metrics.ignored.inc();
             return false;
         };
-        self.metrics.replies(transport, replied.code).inc();
+        self.metrics.replies.get((transport, Code::of(replied.code))).inc();
         if replied.truncated {
             self.metrics.truncated.inc();
         }

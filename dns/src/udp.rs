@@ -72,7 +72,7 @@ fn answer(
     turn: usize,
     out: &mut Vec<u8>,
 ) -> bool {
-    shared.metrics.queries(Transport::udp).inc();
+    shared.metrics.queries.get(Transport::Udp).inc();
     if !can_be_answered(from) || message.len() > LONGEST {
         shared.metrics.ignored.inc();
         return false;
@@ -82,11 +82,11 @@ fn answer(
         Some(limit) => match limit.check(from.ip(), now) {
             Verdict::Answer => Over::Udp,
             Verdict::Truncate => {
-                shared.metrics.limited(Limited::truncated).inc();
+                shared.metrics.limited.get(Limited::Truncated).inc();
                 Over::UdpLimited
             }
             Verdict::Drop => {
-                shared.metrics.limited(Limited::dropped).inc();
+                shared.metrics.limited.get(Limited::Dropped).inc();
                 return false;
             }
         },
@@ -100,7 +100,7 @@ fn answer(
         |q| shared.is_absent(q, now),
         out,
     );
-    shared.told(Transport::udp, from, replied, out.len(), now)
+    shared.told(Transport::Udp, from, replied, out.len(), now)
 }
 
 /// A source that nobody has is a forgery.
