@@ -3,7 +3,7 @@
 //! | source | changes |
 //! | --- | --- |
 //! | given | never by itself ([`Fronts::set`]) |
-//! | a file | looked at four times a second |
+//! | a file | looked at four times a second; what two looks find counts |
 //! | a Kubernetes Service | watched |
 //!
 //! What cannot be read, or names no address, changes nothing: the last addresses are answered with. Before the first one is
@@ -28,7 +28,7 @@ pub enum Source {
     Given(Vec<IpAddr>),
     /// Those in this file, one in a line; `#` begins a comment.
     File(PathBuf),
-    /// Those of this Service: of its load balancer, otherwise its cluster IPs.
+    /// Those of this Service: of its load balancer if it has that type, otherwise its cluster IPs.
     Service(ServiceName),
 }
 

@@ -1,4 +1,5 @@
-//! Addresses in a file.
+//! Addresses in a file. It may be renamed into its place or written there: what is found counts when the next look finds the
+//! same.
 
 use std::{convert::Infallible, net::IpAddr, path::Path, time::Duration};
 
@@ -18,22 +19,41 @@ const LONGEST: u64 = 64 * 1024;
 pub(super) async fn follow(path: &Path, fronts: &Fronts) -> Infallible {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = None;
+    let mut last = Looks::default();
     loop {
         looks.tick().await;
-        let found = read(path).await;
-        if last.as_ref() == Some(&found) {
-            continue;
+        match last.see(read(path).await) {
+            None => {}
+            Some(Ok(addresses)) => fronts.set(addresses),
+            Some(Err(why)) => fronts.unknown(&format!("{}: {why}", path.display())),
         }
-        match &found {
-            Ok(addresses) => fronts.set(addresses),
-            Err(why) => fronts.unknown(&format!("{}: {why}", path.display())),
-        }
-        last = Some(found);
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<IpAddr>, String> {
+type Found = Result<Vec<IpAddr>, String>;
+
+/// What was found last, and what was told last.
+#[derive(Default)]
+struct Looks {
+    found: Option<Found>,
+    told: Option<Found>,
+}
+
+impl Looks {
+    /// What is to be told now: what was found twice, and not told before.
+    fn see(&mut self, found: Found) -> Option<&Found> {
+        let twice = self.found.as_ref() == Some(&found);
+        let new = self.told.as_ref() != Some(&found);
+        if twice && new {
+            self.told = Some(found);
+            return self.told.as_ref();
+        }
+        self.found = Some(found);
+        None
+    }
+}
+
+async fn read(path: &Path) -> Found {
     let metadata = fs::metadata(path).await.map_err(|error| error.to_string())?;
     if metadata.len() > LONGEST {
         return Err(format!("longer than {LONGEST} bytes"));
@@ -41,7 +61,7 @@ async fn read(path: &Path) -> Result<Vec<IpAddr>, String> {
     parse(&fs::read_to_string(path).await.map_err(|error| error.to_string())?)
 }
 
-fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
+fn parse(text: &str) -> Found {
     let mut addresses = Vec::new();
     for (n, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -59,6 +79,21 @@ fn parse(text: &str) -> Result<Vec<IpAddr>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_half_written_file_is_not_believed_and_a_change_is_told_once() {
+        let mut looks = Looks::default();
+        let (half, whole) = (parse("10.0.0.1"), parse("10.0.0.17\n10.0.0.18\n"));
+        let mut told = Vec::new();
+        for found in [&half, &whole, &half, &whole, &whole, &whole, &half, &whole, &whole] {
+            told.extend(looks.see(found.clone()).cloned());
+        }
+        assert_eq!(told, [whole]);
+        assert_eq!(
+            (looks.see(half.clone()).cloned(), looks.see(half.clone()).cloned()),
+            (None, Some(half))
+        );
+    }
 
     #[test]
     fn a_file_has_an_address_in_a_line_and_a_wrong_line_is_named() {
