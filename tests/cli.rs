@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 #[path = "cli/config.rs"]
 mod config;
+#[path = "cli/dns.rs"]
+mod dns;
 
 /// "nobody" on most systems; any user that is not root will do.
 const NOBODY: u32 = 65_534;
@@ -201,7 +203,8 @@ fn a_flag_comes_before_the_environment_and_that_before_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let file = write(&dir, "reveille.toml", "[dns]\nlisten = \"198.51.100.1:1\"\n");
+    let file =
+        write(&dir, "reveille.toml", "[dns]\nlisten = \"198.51.100.1:1\"\nfront = \"192.0.2.1\"\n");
     // Each place names another address that cannot be had; the error tells which one counted.
     let from_file = error(&run(&["dns", "--config", &file]), 1);
     assert!(from_file.contains("198.51.100.1:1"), "{from_file}");

@@ -84,7 +84,7 @@ pub(crate) struct Answer {
 }
 
 impl Records {
-    /// Data of the zone. `serial` goes into the SOA and must grow with every change.
+    /// Data of the zone. `name_server` are the addresses of `ns.<domain>`: never the fronts, which serve no DNS. `serial` goes into the SOA and must grow with every change.
     pub(crate) fn new(
         zone: &Zone,
         fronts: &[IpAddr],
@@ -134,7 +134,7 @@ impl Records {
         let found = match self.place(name) {
             Place::Nowhere => return self.no_such_name(name),
             Place::Apex => self.apex_rdata(query.query_type),
-            Place::NameServer => self.name_server_addresses().rdata(query.query_type),
+            Place::NameServer => self.name_server_addresses.rdata(query.query_type),
             Place::Namespace => Vec::new(),
             // That there is none would be remembered; that we cannot tell yet is asked again.
             Place::Actor if self.fronts.is_empty() => return Answer::failure(),
@@ -152,9 +152,9 @@ impl Records {
         };
         let mut additionals = Vec::new();
         if found.iter().any(|data| matches!(data, RData::NS(_))) {
-            let addresses = self.name_server_addresses();
             for kind in [RecordType::A, RecordType::AAAA] {
-                additionals.extend(records(&self.name_server, addresses.rdata(kind)));
+                let addresses = self.name_server_addresses.rdata(kind);
+                additionals.extend(records(&self.name_server, addresses));
             }
         }
         Answer {
@@ -186,14 +186,6 @@ impl Records {
             RecordType::SOA | RecordType::ANY => vec![RData::SOA(self.soa())],
             RecordType::NS => vec![RData::NS(NS(self.name_server.clone()))],
             _ => Vec::new(),
-        }
-    }
-
-    /// A server that listens on every address is as reachable as the front beside it.
-    fn name_server_addresses(&self) -> &Addresses {
-        match self.name_server_addresses.is_empty() {
-            true => &self.fronts,
-            false => &self.name_server_addresses,
         }
     }
 

@@ -55,8 +55,10 @@ pub struct Config {
     pub zone: Zone,
     /// Where the addresses of the Envoy front come from.
     pub fronts: Source,
-    /// How long resolvers may keep an answer.
-    pub ttl: Duration,
+    /// This server's own addresses, for `ns.<domain>`. None: those it listens on, as far as they are told.
+    pub name_servers: Vec<IpAddr>,
+    /// How long resolvers may keep an answer, in seconds.
+    pub ttl: u32,
     /// Replies a second over UDP to each /24 or /56; no limit when there is none.
     pub rate_limit: Option<NonZero<u32>>,
     /// Probes and metrics.
@@ -80,7 +82,7 @@ pub struct Tls {
 
 impl Config {
     /// Default of [`Config::ttl`]: short, so that a changed front is soon seen.
-    pub const DEFAULT_TTL: Duration = Duration::from_secs(5);
+    pub const DEFAULT_TTL: u32 = 5;
 
     /// One address and one zone, and the defaults.
     pub fn new(listen: SocketAddr, zone: Zone, fronts: Source) -> Self {
@@ -89,6 +91,7 @@ impl Config {
             tls: None,
             zone,
             fronts,
+            name_servers: Vec::new(),
             ttl: Self::DEFAULT_TTL,
             rate_limit: None,
             status: None,
@@ -266,10 +269,15 @@ impl Config {
     }
 
     fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
-        let own: Vec<IpAddr> =
-            self.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect();
-        let ttl = u32::try_from(self.ttl.as_secs()).unwrap_or(u32::MAX);
-        Records::new(&self.zone, fronts, &own, ttl, unix_seconds())
+        let mut own = self.name_servers.clone();
+        if own.is_empty() {
+            own.extend(self.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()));
+            // What another machine cannot reach helps it only where there is nothing else.
+            if !own.iter().all(IpAddr::is_loopback) {
+                own.retain(|ip| !ip.is_loopback());
+            }
+        }
+        Records::new(&self.zone, fronts, &own, self.ttl, unix_seconds())
             .map_err(|source| BuildError::Domain { domain: self.zone.to_string(), source })
     }
 }

@@ -12,7 +12,7 @@
 //! | `<actor>.<ns>.<domain>`     | A and AAAA: the fronts; another type: nothing, SOA in authority   |
 //! | `<ns>.<domain>`             | exists, has nothing: SOA in authority                             |
 //! | `<domain>`                  | SOA, NS; otherwise nothing, SOA in authority                      |
-//! | `ns.<domain>`               | A and AAAA: this server, as the NS record names it                |
+//! | `ns.<domain>`               | A and AAAA: this server, as far as that is told; NS names it      |
 //! | another name of the zone    | NXDOMAIN, SOA in authority                                        |
 //! | outside the zone            | REFUSED                                                           |
 //!

@@ -1,7 +1,8 @@
 //! `reveille dns`.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZero,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,6 +14,8 @@ use reveille_api::{
     net::{self, Address, Expected},
 };
 use reveille_dns::{ControlPlane, ServiceName, Source, Tls, certificate::Files};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Common, Role, Stop, role_error};
 use crate::{
@@ -62,25 +65,30 @@ pub(crate) struct Args {
     /// Begin an actor's wake when its name is asked for. Whoever can ask can wake: for networks that are trusted
     #[arg(long, requires = "control_plane")]
     wake_hint: bool,
-    /// Address of the Envoy front, IPv4 or IPv6; may be given more than once
-    #[arg(long, value_name = "IP", value_delimiter = ',', default_value = "127.0.0.1")]
+    /// Address of the Envoy front, IPv4 or IPv6; may be given more than once [default: 127.0.0.1, when only this machine
+    /// can ask]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
     front: Vec<IpAddr>,
     /// File with the addresses of the front, one in a line; what changes in it is answered within a second
     #[arg(long, value_name = "FILE", conflicts_with = "front")]
     front_file: Option<PathBuf>,
-    /// Kubernetes Service that is the front: its load balancer's addresses, or else its cluster IPs; watched
+    /// Kubernetes Service that is the front: its load balancer's addresses if it has that type, otherwise its cluster IPs; watched
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["front", "front_file"])]
     front_service: Option<ServiceName>,
-    /// How long resolvers may keep an answer
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    ttl: Duration,
+    /// Address of this server, for ns.DOMAIN: where a parent zone delegates the domain; may be given more than once
+    /// [default: those of --listen that are no wildcard]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    name_server: Vec<IpAddr>,
+    /// How long resolvers may keep an answer, in whole seconds
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = ttl)]
+    ttl: u32,
     /// Replies a second over UDP to one network (/24, /56); above, a client is told to come by TCP; 0 is no limit
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     rate_limit: u32,
     /// Metrics and probes: IP:PORT or unix:/path [default: not served]
     #[arg(long, value_name = "ADDRESS")]
     status: Option<Address>,
-    /// File for a line of JSON about each question; - is standard output
+    /// File for a line of JSON about each question, to be rotated by copytruncate; - is standard output
     #[arg(long, value_name = "FILE")]
     query_log: Option<PathBuf>,
     /// How long a stop serves on while it says that it is not ready: the time in which whoever sends questions here
@@ -122,6 +130,20 @@ impl Args {
 }
 
 impl Args {
+    fn fronts(&self) -> Result<Source> {
+        let only_here =
+            self.listen.iter().chain(&self.dot).all(|address| address.ip().is_loopback());
+        match (&self.front_service, &self.front_file, self.front.as_slice()) {
+            (Some(service), _, _) => Ok(Source::Service(service.clone())),
+            (None, Some(file), _) => Ok(Source::File(file.clone())),
+            (None, None, []) if only_here => Ok(Source::Given(vec![Ipv4Addr::LOCALHOST.into()])),
+            (None, None, []) => Err(Error::usage(
+                "--listen, --dot: other machines can ask; give --front, --front-file or --front-service too",
+            )),
+            (None, None, front) => Ok(Source::Given(front.to_vec())),
+        }
+    }
+
     fn control_plane(&self) -> Result<Option<ControlPlane>> {
         let Self { only_existing: existing, wake_hint: wake, .. } = *self;
         match &self.control_plane {
@@ -137,6 +159,32 @@ impl Args {
             Some(_) => Err(Error::usage("--control-plane: for --only-existing or --wake-hint")),
             None => Ok(None),
         }
+    }
+}
+
+/// What DNS can say (RFC 2181 §8).
+fn ttl(text: &str) -> Result<u32, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let seconds = i32::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    let seconds = seconds.ok_or_else(|| format!("write whole seconds, at most {}s", i32::MAX))?;
+    Ok(seconds.unsigned_abs())
+}
+
+/// Where a cluster is looked for outside of a pod.
+fn kubeconfigs() -> Vec<PathBuf> {
+    match (env::var_os("KUBECONFIG"), env::var_os("HOME")) {
+        (Some(paths), _) => env::split_paths(&paths).collect(),
+        (None, Some(home)) => vec![Path::new(&home).join(".kube/config")],
+        (None, None) => Vec::new(),
+    }
+}
+
+/// There may be more connections than the files a process may have where nobody asks for more.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = limit.current, "cannot raise the limit of open files");
     }
 }
 
@@ -158,35 +206,35 @@ impl Role for Args {
         paths.extend(super::paths(&self.control_plane.iter().collect::<Vec<_>>()));
         paths.extend(self.tls.paths());
         paths.extend(self.status.iter().flat_map(|status| super::paths(&[status])));
+        if self.front_service.is_some() {
+            paths.extend(kubeconfigs());
+        }
         Some(paths)
     }
 
     fn check(self) -> Result {
         let page = self.status.as_ref().map_or(Ok(()), metrics::listenable);
         page.map_err(|error| role_error(Self::PART)(&error))?;
-        crate::cli::client(async { self.over_tls().and_then(|_| self.control_plane()).map(drop) })
+        let _ = (self.over_tls()?, self.fronts()?);
+        crate::cli::client(async { self.control_plane().map(drop) })
     }
 
     async fn serve(self, stop: Stop) -> Result {
         let (tls, control_plane) = (self.over_tls()?, self.control_plane()?);
-        let Self { listen, domain, front, front_file, front_service, ttl, .. } = self;
-        let fronts = match (front_service, front_file) {
-            (Some(service), _) => Source::Service(service),
-            (None, Some(file)) => Source::File(file),
-            (None, None) => Source::Given(front),
-        };
         let config = reveille_dns::Config {
-            listen,
+            fronts: self.fronts()?,
+            listen: self.listen,
             tls,
-            zone: domain,
-            fronts,
-            ttl,
+            zone: self.domain,
+            name_servers: self.name_server,
+            ttl: self.ttl,
             rate_limit: NonZero::new(self.rate_limit),
             status: self.status,
             query_log: self.query_log,
             control_plane,
             grace: self.grace,
         };
+        raise_file_limit();
         let wrong = role_error(Self::PART);
         let app = config.build().await.map_err(|error| wrong(&error))?;
         let app = app.leaving_by(stop.leaving).hurried_by(stop.hurry);

@@ -11,7 +11,7 @@ use super::*;
 fn records(fronts: usize) -> Records {
     let zone = "actors.localhost".parse().unwrap();
     let fronts: Vec<_> = (0..fronts).map(|n| Ipv4Addr::new(10, 0, 0, n as u8).into()).collect();
-    Records::new(&zone, &fronts, &[], 5, 7).unwrap()
+    Records::new(&zone, &fronts, &fronts, 5, 7).unwrap()
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
