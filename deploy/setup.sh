@@ -298,12 +298,13 @@ step_kubernetes() {
   [[ -n $sha256 ]] || fail "there is no pinned etcd package for $machine, only for: ${!etcd_sha256[*]}"
   key="$kubernetes_version $kubernetes_sha256 $etcd_version $sha256 $corefile_version $(sha256sum <"$repository/dns/tests/corefile/main.go")"
   if is_installed kubernetes "$key" "$deps/bin/kube-apiserver"; then return; fi
-  apt_install golang-1.19-go
   say "building kube-apiserver ${kubernetes_version%%-*} (about 4 min)"
   use_suite "deb deb-src" "$kubernetes_suite"
   local from=" on this mirror is not the pinned one (see above): point DEBIAN_MIRROR at one that has it"
   quietly other_apt download "etcd-server=$etcd_version" "golang-github-modern-go-reflect2-dev=$reflect2_version" ||
     fail "etcd-server $etcd_version or reflect2 $reflect2_version$from"
+  # Debian's last Go that builds it, of that release too: the machine's own may have another.
+  quietly other_apt download golang-1.19-go golang-1.19-src || fail "golang-1.19 of Debian $kubernetes_suite cannot be had: see above"
   quietly other_apt source --download-only --tar-only "kubernetes=$kubernetes_version" ||
     fail "the source of kubernetes $kubernetes_version$from"
   local etcd=("$apt_root"/etcd-server_*.deb) reflect2=("$apt_root"/golang-github-modern-go-reflect2-dev_*.deb)
@@ -312,7 +313,11 @@ step_kubernetes() {
   check_sha256 "${reflect2[0]}" "$reflect2_sha256"
   check_sha256 "${archive[0]}" "$kubernetes_sha256"
 
-  local root=$scratch/kubernetes source=$scratch/kubernetes/src/k8s.io/kubernetes
+  local root=$scratch/kubernetes source=$scratch/kubernetes/src/k8s.io/kubernetes package
+  for package in "$apt_root"/golang-1.19-*.deb; do
+    dpkg -x "$package" "$scratch/go"
+  done
+  local -x GOROOT=$scratch/go/usr/lib/go-1.19
   mkdir -p "$source"
   tar -xf "${archive[0]}" -C "$source" --strip-components=1
   # The one that is vendored crashes at the first server-side apply when it is built with Go 1.18 or later.
@@ -328,7 +333,7 @@ step_kubernetes() {
   check_sha256 "${parser[0]}" "$corefile_sha256"
   dpkg -x "${parser[0]}" "$scratch/corefile"
   (GOPATH=$scratch/corefile/usr/share/gocode GO111MODULE=off GOCACHE=$root/cache CGO_ENABLED=0 \
-    quietly /usr/lib/go-1.19/bin/go build -o "$scratch/corefile/corefile" "$repository/dns/tests/corefile/main.go") ||
+    quietly "$GOROOT/bin/go" build -o "$scratch/corefile/corefile" "$repository/dns/tests/corefile/main.go") ||
     fail "the reader of Corefiles does not build here: see above"
   install_binary "$scratch/corefile/corefile" corefile
 
@@ -341,7 +346,7 @@ step_kubernetes() {
 
 # build_apiserver GOPATH: in the folder of its source.
 build_apiserver() {
-  local PATH=/usr/lib/go-1.19/bin:$PATH package flags="-s -w" folders
+  local PATH=$GOROOT/bin:$PATH package flags="-s -w" folders
   export PATH GOPATH=$1 GO111MODULE=off CGO_ENABLED=0 GOFLAGS='' GOCACHE=$1/cache GOTOOLCHAIN=local
   go build -o "$1/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen || return
   folders=$(grep -rl --include=*.go '+k8s:openapi-gen=' pkg staging/src vendor/k8s.io/{kube-openapi,utils,klog} 2>/dev/null |
@@ -356,14 +361,25 @@ build_apiserver() {
   go build -tags providerless -ldflags "$flags" -o "$1/kube-apiserver" ./cmd/kube-apiserver
 }
 
+# Programs to be run here, not services of this machine: Knot's package would enable one.
 step_resolvers() {
-  local missing=()
+  local missing=() library
   PATH=$PATH:/usr/sbin:/sbin
-  command -v knotd >/dev/null || missing+=(knot)
   command -v dnsmasq >/dev/null || missing+=(dnsmasq-base)
   command -v dnsperf >/dev/null || missing+=(dnsperf)
-  # For programs to be run here, not for services of this machine.
-  ((${#missing[@]} == 0)) || RUNLEVEL=1 apt_install "${missing[@]}"
+  ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+  if [[ -e $deps/bin/knotd ]]; then return; fi
+  say "installing Knot DNS"
+  (cd "$scratch" && quietly apt-get update && quietly apt-get -o APT::Sandbox::User="$(id -un)" download knot) ||
+    fail "Debian's knot cannot be downloaded: see above"
+  missing=()
+  for library in $(apt-cache depends knot | sed -n 's/^ *Depends: \(lib.*\)/\1/p'); do
+    dpkg -s "$library" >/dev/null 2>&1 || missing+=("$library")
+  done
+  ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+  dpkg -x "$scratch"/knot_*.deb "$scratch/knot"
+  runs_as "" "$scratch/knot/usr/sbin/knotd"
+  install_binary "$scratch/knot/usr/sbin/knotd" knotd
 }
 
 step_prometheus() {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     cpu,
     figure::{How, Line, Reach},
-    harness::cluster::free_address,
+    harness::{cluster::free_address, repository},
 };
 
 const NAME: &str = "dns";
@@ -116,7 +116,7 @@ fn knot(dir: &TempDir) -> Result<(Command, SocketAddr)> {
         zone = path("zone"),
     );
     fs::write(path("knot.conf"), config)?;
-    let mut command = pinned("/usr/sbin/knotd");
+    let mut command = pinned(&repository().join(".deps/bin/knotd").to_string_lossy());
     command.args(["-c", &path("knot.conf")]);
     Ok((command, address))
 }
