@@ -14,6 +14,8 @@ use reveille_api::{Zone, key::is_label};
 
 /// Longest time a resolver may remember that something is not there: actors' fronts come and go.
 const MAX_NEGATIVE_TTL: u32 = 5;
+/// Of DNS.
+const LONGEST_LABEL: usize = 63;
 /// What a secondary would use; there is none, transfers are refused.
 const REFRESH: i32 = 3600;
 const RETRY: i32 = 600;
@@ -168,15 +170,14 @@ impl Records {
 
     fn place(&self, name: &Name) -> Place {
         let depth = name.iter().count() - self.zone.iter().count();
-        let labels: Vec<&[u8]> = name.iter().take(depth).collect();
-        if !labels.iter().all(|label| is_dns_label(label)) {
+        if !name.iter().take(depth).all(is_dns_label) {
             return Place::Nowhere;
         }
-        match labels.as_slice() {
-            [] => Place::Apex,
-            [ns] if ns.eq_ignore_ascii_case(b"ns") => Place::NameServer,
-            [_] => Place::Namespace,
-            [_, _] => Place::Actor,
+        match (name.iter().take(depth).next(), depth) {
+            (None, _) => Place::Apex,
+            (Some(ns), 1) if ns.eq_ignore_ascii_case(b"ns") => Place::NameServer,
+            (Some(_), 1) => Place::Namespace,
+            (Some(_), 2) => Place::Actor,
             _ => Place::Nowhere,
         }
     }
@@ -247,8 +248,13 @@ enum Place {
     Nowhere,
 }
 
+/// In any letter case.
 fn is_dns_label(label: &[u8]) -> bool {
-    str::from_utf8(label).is_ok_and(|label| is_label(&label.to_ascii_lowercase()))
+    let mut lower = [0; LONGEST_LABEL];
+    let Some(lower) = lower.get_mut(..label.len()) else { return false };
+    lower.copy_from_slice(label);
+    lower.make_ascii_lowercase();
+    str::from_utf8(lower).is_ok_and(is_label)
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
+use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig,
     crypto::CryptoProvider,
@@ -62,14 +63,9 @@ pub enum Error {
 #[derive(Debug)]
 struct Certificate {
     files: Files,
-    current: Mutex<Current>,
-}
-
-#[derive(Debug)]
-struct Current {
-    certified: Arc<CertifiedKey>,
+    current: ArcSwap<CertifiedKey>,
     /// Of the files that were read last, whether or not they could be used.
-    stamp: Stamp,
+    stamp: Mutex<Stamp>,
 }
 
 /// Of each file, what changes when it does. Follows symbolic links.
@@ -85,10 +81,9 @@ impl Files {
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(key)?;
-        let current = Mutex::new(Current { certified, stamp });
-        let mut server = builder
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Certificate { files: self, current }));
+        let current = ArcSwap::new(certified);
+        let certificate = Certificate { files: self, current, stamp: Mutex::new(stamp) };
+        let mut server = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificate));
         server.alpn_protocols = vec![ALPN.to_vec()];
         Ok(server)
     }
@@ -124,26 +119,34 @@ impl Files {
     }
 }
 
-impl ResolvesServerCert for Certificate {
-    /// Files are looked at for each connection, and read when they changed: two small ones, seldom.
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let _ = hello;
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+impl Certificate {
+    /// Reads the files if they changed: two small ones, seldom. Nobody waits while another one does that.
+    fn look(&self) {
+        let Ok(mut last) = self.stamp.try_lock() else { return };
         let stamp = self.files.stamp();
-        if stamp != current.stamp {
-            current.stamp = stamp;
-            match self.files.read(&rustls::crypto::ring::default_provider()) {
-                Ok(certified) => {
-                    tracing::info!("the certificate of DNS over TLS was renewed");
-                    current.certified = Arc::new(certified);
-                }
-                Err(error) => {
-                    let why = std::error::Error::source(&error).map(ToString::to_string);
-                    let why = why.unwrap_or_default();
-                    tracing::warn!(%error, why, "the changed certificate is not used; the one before is kept");
-                }
+        if *last == stamp {
+            return;
+        }
+        *last = stamp;
+        match self.files.read(&rustls::crypto::ring::default_provider()) {
+            Ok(certified) => {
+                tracing::info!("the certificate of DNS over TLS was renewed");
+                self.current.store(Arc::new(certified));
+            }
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(ToString::to_string);
+                let why = why.unwrap_or_default();
+                tracing::warn!(%error, why, "the changed certificate is not used; the one before is kept");
             }
         }
-        Some(Arc::clone(&current.certified))
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    /// The files are looked at for each connection.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let _ = hello;
+        self.look();
+        Some(self.current.load_full())
     }
 }
