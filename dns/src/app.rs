@@ -268,7 +268,8 @@ impl Config {
         })
     }
 
-    fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
+    /// Where others find this server.
+    fn own_addresses(&self) -> Vec<IpAddr> {
         let mut own = self.name_servers.clone();
         if own.is_empty() {
             own.extend(self.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()));
@@ -277,7 +278,11 @@ impl Config {
                 own.retain(|ip| !ip.is_loopback());
             }
         }
-        Records::new(&self.zone, fronts, &own, self.ttl, unix_seconds())
+        own
+    }
+
+    fn records(&self, fronts: &[IpAddr]) -> Result<Records, BuildError> {
+        Records::new(&self.zone, fronts, &self.own_addresses(), self.ttl, unix_seconds())
             .map_err(|source| BuildError::Domain { domain: self.zone.to_string(), source })
     }
 }
@@ -372,4 +377,26 @@ impl App {
 fn unix_seconds() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_secs() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_found_where_it_was_told_or_listens_and_others_can_reach_it() {
+        let own = |listen: &[&str], told: &[&str]| {
+            let zone = "actors.localhost".parse().unwrap();
+            let mut config =
+                Config::new(([127, 0, 0, 1], 53).into(), zone, Source::Given(Vec::new()));
+            config.listen = listen.iter().map(|ip| format!("{ip}:53").parse().unwrap()).collect();
+            config.name_servers = told.iter().map(|ip| ip.parse().unwrap()).collect();
+            let own = config.own_addresses();
+            own.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(own(&["0.0.0.0", "[::]"], &[]), "");
+        assert_eq!(own(&["127.0.0.1", "192.0.2.53"], &[]), "192.0.2.53");
+        assert_eq!(own(&["127.0.0.1", "[::1]"], &[]), "127.0.0.1 ::1");
+        assert_eq!(own(&["0.0.0.0"], &["198.51.100.53"]), "198.51.100.53");
+    }
 }
