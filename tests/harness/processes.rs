@@ -1,6 +1,11 @@
 //! What runs, and what was left behind.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Child, Command},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -14,6 +19,16 @@ pub struct Process {
     pub parent: i32,
     pub state: char,
     pub command: Vec<String>,
+}
+
+/// One of ours. It ends with this.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Every process of the machine.
