@@ -10,8 +10,9 @@ use tokio::{
 
 use super::Fronts;
 
-/// How often it is looked at.
+/// How often it is looked at: what changes is to be answered within a second, also when it was half written at the first look.
 const LOOK: Duration = Duration::from_millis(250);
+const _: () = assert!(2 * LOOK.as_millis() < 1_000);
 /// Longest file that is believed.
 const LONGEST: u64 = 64 * 1024;
 
@@ -78,7 +79,42 @@ fn parse(text: &str) -> Found {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::Ipv4Addr, path::PathBuf};
+
+    use tokio::{
+        task::JoinSet,
+        time::{sleep, timeout},
+    };
+
     use super::*;
+    use crate::{Config, Source};
+
+    const INSTANT: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_answered_at_the_next_look_whenever_it_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join("fronts");
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let config =
+            Config::new(listen, "actors.localhost".parse().unwrap(), Source::File(path.clone()));
+        let fronts = config.build().await.unwrap().fronts();
+        let (followed, at) = (fronts.clone(), path.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { match follow(&at, &followed).await {} });
+        for n in 1..=20 {
+            sleep(LOOK * 3 / 7).await;
+            let address = IpAddr::from([192, 0, 2, n]);
+            std::fs::write(&path, address.to_string()).unwrap();
+            let answered = async {
+                while !fronts.0.records.load().has_fronts(&[address]) {
+                    sleep(INSTANT).await;
+                }
+            };
+            // The clock stands still while the file is read, however slow the machine is.
+            timeout(LOOK + INSTANT, answered).await.expect("answered at the next look");
+        }
+    }
 
     #[test]
     fn a_half_written_file_is_not_believed_and_a_change_is_told_once() {
