@@ -9,6 +9,7 @@ use reveille_api::{
     manifest::DEFAULT_NAMESPACE,
     net::{Address, Expected, Role, Transport},
     proto::{self, control_client::ControlClient, overview_client::OverviewClient},
+    trace,
 };
 use tonic::{
     Code, Request, Status,
@@ -68,14 +69,29 @@ impl Namespace {
     }
 }
 
-/// Adds the token to each call.
+/// Variable with the trace that a verb belongs to, as W3C writes it.
+const TRACEPARENT: &str = "TRACEPARENT";
+
+/// Adds the token, and the trace that we are started in, to each call.
 #[derive(Clone)]
-pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) struct Bearer {
+    token: Option<MetadataValue<Ascii>>,
+    trace: Option<MetadataValue<Ascii>>,
+}
+
+impl Bearer {
+    fn new(token: Option<MetadataValue<Ascii>>) -> Self {
+        let trace = std::env::var(TRACEPARENT).ok().and_then(|trace| trace.parse().ok());
+        Self { token, trace }
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            request.metadata_mut().insert("authorization", token.clone());
+        for (key, value) in [("authorization", &self.token), (trace::HEADER, &self.trace)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(key, value.clone());
+            }
         }
         Ok(request)
     }
@@ -109,7 +125,7 @@ impl Args {
                 "--server {address} is not on this machine: give --tls-cert, --tls-key and --tls-ca"
             )));
         }
-        let bearer = Bearer(if plain { self.token()? } else { None });
+        let bearer = Bearer::new(if plain { self.token()? } else { None });
         let server = || Expected::any(Role::ControlPlane);
         transport.reach(&address, server()).await.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Error::failed(format!(

@@ -38,6 +38,7 @@ const SHARED: &[&str] = &[
     "log",
     "log-format",
     "otlp-endpoint",
+    "otlp-ca",
     "wake",
     "park",
     "max-parked",

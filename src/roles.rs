@@ -154,6 +154,7 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
     let common = role.common();
     if common.config.check_config {
         common.logging.check()?;
+        common.telemetry.check()?;
         role.check()?;
         return output::print(config::RIGHT);
     }
@@ -162,7 +163,8 @@ pub(crate) fn run<R: Role>(role: R) -> Result {
         die_with(supervisor)?;
     }
     let level = common.logging.start(R::PART)?;
-    if let Some(paths) = role.unprivileged() {
+    if let Some(mut paths) = role.unprivileged() {
+        paths.extend(role.common().telemetry.paths());
         privileges::give_up(&paths.iter().map(PathBuf::as_path).collect::<Vec<&Path>>())?;
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

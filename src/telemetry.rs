@@ -1,17 +1,21 @@
 //! What a part tells a collector (OpenTelemetry, OTLP by gRPC) if it was told of one. Else nothing of this runs.
 //!
 //! ```text
-//!  span ended ─▶ queue (full: dropped, counted) ─▶ a batch, each second ─▶ collector
-//!                                                    └─ not taken in time: lost, counted
+//!  span ended ─▶ queue (full: lost, counted) ─▶ a batch, each second ─▶ collector
+//!                                                 └─ not taken in time: lost, counted
 //!  the page of a part's --status ─▶ each quarter of a minute ─▶ collector
+//!                                                 └─ likewise
 //! ```
+//!
+//! What is lost the part counts with the rest ([`reveille_api::telemetry`]): so who looks at it elsewhere sees it.
 //!
 //! Which spans there are: [`reveille_api::trace`]. Envoy sends its own; the router tells it where.
 
+mod collector;
 mod metrics;
 mod traces;
 
-use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+use std::{convert::Infallible, ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
@@ -20,7 +24,8 @@ use reveille_envoy::resources::Traces;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use collector::{Collector, Endpoint};
 
 /// How long the last spans may take when a part ends.
 const LAST: Duration = Duration::from_secs(2);
@@ -30,9 +35,13 @@ const LAST: Duration = Duration::from_secs(2);
 #[group(skip)]
 #[command(next_help_heading = "Telemetry")]
 pub(crate) struct Args {
-    /// OpenTelemetry collector that traces, and the metrics of --status, are sent to, by gRPC, like http://127.0.0.1:4317 [default: none]
+    /// OpenTelemetry collector that traces, and the metrics of --status, are sent to, by gRPC, like http://127.0.0.1:4317, or
+    /// https://otel.example:4317 for TLS [default: none]
     #[arg(long, value_name = "URL")]
-    pub(crate) otlp_endpoint: Option<Endpoint>,
+    otlp_endpoint: Option<Endpoint>,
+    /// CAs that the certificate of an https collector may come from, PEM, read at the start [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    otlp_ca: Option<PathBuf>,
 }
 
 /// What those have that say which requests are recorded.
@@ -47,8 +56,28 @@ pub(crate) struct TraceArgs {
 
 impl Args {
     /// As flags of a part.
-    pub(crate) fn flags(&self) -> Vec<(&'static str, String)> {
-        self.otlp_endpoint.iter().map(|at| ("--otlp-endpoint", at.to_string())).collect()
+    pub(crate) fn flags(&self) -> Vec<(&'static str, OsString)> {
+        let absolute = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        let at = self.otlp_endpoint.iter().map(|at| ("--otlp-endpoint", at.to_string().into()));
+        at.chain(self.otlp_ca.iter().map(|file| ("--otlp-ca", absolute(file).into()))).collect()
+    }
+
+    /// Whether it makes sense.
+    pub(crate) fn check(&self) -> Result {
+        self.collector().map(drop)
+    }
+
+    /// Files that a part without privileges must be able to open.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.otlp_endpoint.iter().flat_map(|_| self.otlp_ca.clone()).collect()
+    }
+
+    fn collector(&self) -> Result<Option<Collector>> {
+        match (&self.otlp_endpoint, &self.otlp_ca) {
+            (Some(endpoint), ca) => Collector::new(endpoint, ca.clone()).map(Some),
+            (None, Some(_)) => Err(Error::usage("--otlp-ca: for --otlp-endpoint https://…")),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -59,34 +88,12 @@ impl TraceArgs {
     }
 
     /// What Envoy is told.
-    pub(crate) fn traces(&self, telemetry: &Args) -> Option<Traces> {
-        let Endpoint(collector) = telemetry.otlp_endpoint.clone()?;
-        Some(Traces { collector, per_million: self.trace_ratio.0 })
-    }
-}
-
-/// Where a collector is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Endpoint(Address);
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("https://") {
-            return Err("TLS is not spoken to collectors: run one on this machine, which passes on what it gets".into());
-        }
-        let address = text.strip_prefix("http://").unwrap_or(text);
-        match address.strip_suffix('/').unwrap_or(address).parse() {
-            Ok(address @ (Address::Tcp(_) | Address::Name { .. })) => Ok(Self(address)),
-            _ => Err("write http://IP:PORT or http://NAME:PORT".into()),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.0)
+    pub(crate) fn traces(&self, telemetry: &Args) -> Result<Option<Traces>> {
+        let per_million = self.trace_ratio.0;
+        Ok(telemetry.collector()?.map(|Collector { address, roots }| {
+            let roots = roots.map(|roots| roots.pem().to_vec());
+            Traces { collector: address, roots, per_million }
+        }))
     }
 }
 
@@ -130,16 +137,16 @@ impl Telemetry {
         name: Option<&str>,
         page: Option<Address>,
     ) -> Result<Self> {
-        let Some(endpoint) = &args.otlp_endpoint else { return Ok(Self::default()) };
+        let Some(collector) = args.collector()? else { return Ok(Self::default()) };
         let mut metrics = JoinSet::new();
         let who = who(part, name);
         let attributes = who.iter().map(|(key, value)| KeyValue::new(*key, value.clone()));
         let resource = Resource::builder().with_attributes(attributes).build();
         if let Some(page) = page {
-            let tell = metrics::tell(page, endpoint.0.clone(), who);
+            let tell = metrics::tell(page, collector.clone(), who);
             task::spawn(&mut metrics, "metrics to the collector", tell);
         }
-        Ok(Self { traces: Some(traces::start(endpoint, resource)?), metrics })
+        Ok(Self { traces: Some(traces::start(&collector, resource)?), metrics })
     }
 
     /// Tells the rest, as far as that is possible soon.
@@ -181,17 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_is_an_address_and_a_ratio_a_part_of_one() {
-        for (given, read) in [
-            ("http://127.0.0.1:4317", "http://127.0.0.1:4317"),
-            ("http://otel.example:4317/", "http://otel.example:4317"),
-            ("[::1]:4317", "http://[::1]:4317"),
-        ] {
-            assert_eq!(given.parse::<Endpoint>().unwrap().to_string(), read);
-        }
-        for wrong in ["https://otel.example:4317", "http://a:1/v1/traces", "unix:/x", "4317", ""] {
-            assert!(wrong.parse::<Endpoint>().is_err(), "{wrong}");
-        }
+    fn a_ratio_is_a_part_of_one() {
         assert_eq!("0.25".parse::<Ratio>().unwrap().to_string(), "0.25");
         assert_eq!("0.00004".parse(), Ok(Ratio(40)));
         for wrong in ["1.1", "-0.1", "NaN", "all", "0.0000004"] {

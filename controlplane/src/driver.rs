@@ -16,7 +16,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{StreamExt, stream::FuturesOrdered};
-use reveille_api::{ActorKey, Epoch, Failure, Reason, proto::ActorState};
+use reveille_api::{ActorKey, Epoch, Failure, Reason, proto::ActorState, trace::Traceparent};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -60,8 +60,8 @@ pub(crate) const MAILBOX: usize = 256;
 pub(crate) enum Command {
     /// Make it serve.
     Wake(Waiter),
-    /// Take it down.
-    Down(Down, oneshot::Sender<Result<(), NotDown>>),
+    /// Take it down, in the trace of who asks.
+    Down(Down, Option<Traceparent>, oneshot::Sender<Result<(), NotDown>>),
     /// Something happened to it.
     Event(Event),
     /// This node has snapshots of it that are not needed.
@@ -129,7 +129,7 @@ pub(crate) struct Driver {
     collecting: JoinSet<()>,
     commits: FuturesOrdered<Commit>,
     timers: Timers,
-    /// Of the wake under way.
+    /// Of the wake or the way down that is under way.
     spans: Spans,
     grant: Option<Grant>,
     request: Option<placement::Request>,
@@ -175,7 +175,7 @@ impl Command {
     pub(crate) fn refuse(self, failure: &Failure) {
         match self {
             Self::Wake(waiter) => drop(waiter.answer.send(Err(failure.clone()))),
-            Self::Down(_, answer) => {
+            Self::Down(.., answer) => {
                 drop(answer.send(Err(NotDown::Gone(failure.message.clone()))));
             }
             Self::Event(_) | Self::Collect(_) | Self::Tell(_) => {}
@@ -300,8 +300,8 @@ impl Driver {
                 self.timers.extend_placing(until);
                 self.handle(Event::Wake(asker)).await
             }
-            Command::Down(goal, answer) => {
-                self.downs.join(goal, answer);
+            Command::Down(goal, traceparent, answer) => {
+                self.downs.join(goal, traceparent, answer);
                 self.follow_up().await
             }
             // Late news: it has come back meanwhile.
@@ -498,7 +498,8 @@ impl Driver {
             self.errands = JoinSet::new();
         }
         self.annotate(was);
-        self.spans.turned(was, self.record.life.phase(), &self.wakes, &self.record.key);
+        let phase = self.record.life.phase();
+        self.spans.turned(was, phase, &self.wakes, &self.downs, &self.record.key);
         match step.write {
             Write::First => {
                 let commit = self.commit();

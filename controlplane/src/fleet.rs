@@ -219,7 +219,17 @@ impl Fleet {
         key: &ActorKey,
         goal: Down,
     ) -> Result<Result<(), NotDown>, Failure> {
-        self.ask(key, |answer| Command::Down(goal, answer)).await
+        self.down_within(None, key, goal).await
+    }
+
+    /// The same, in a trace.
+    pub async fn down_within(
+        self: &Arc<Self>,
+        trace: Option<Traceparent>,
+        key: &ActorKey,
+        goal: Down,
+    ) -> Result<Result<(), NotDown>, Failure> {
+        self.ask(key, |answer| Command::Down(goal, trace, answer)).await
     }
 
     /// Asks the actor's driver; a driver that has just retired is replaced and asked again.

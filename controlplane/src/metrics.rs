@@ -257,6 +257,7 @@ impl Metrics {
         r.register("routers", "Routers with a session", self.routers.clone());
         r.register("uploads", "Snapshots on their way to the store", self.uploads.clone());
         r.register("upload_bytes_left", "Bytes of them that are not there yet", self.upload_bytes.clone());
+        reveille_api::telemetry::register(r);
     }
 
     /// All of it.

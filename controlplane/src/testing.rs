@@ -367,6 +367,7 @@ impl Agent for FakeNode {
                     actor: Some(key.into()),
                     epoch: *epoch,
                     term: 0,
+                    ..Default::default()
                 })
                 .collect(),
         };

@@ -5,6 +5,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use reveille_api::{
     labels,
     metrics::{Closed, Label, Registry},
+    telemetry,
 };
 
 labels! {
@@ -136,6 +137,7 @@ impl Metrics {
         );
         let help = "Calls to the control plane about actors that were asked for, by how they ended";
         r.register("looks", help, metrics.looks.clone());
+        telemetry::register(r);
         metrics
     }
 

@@ -63,8 +63,10 @@ pub struct Https {
 /// Envoy's part of the traces: it begins them, and decides which are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces {
-    /// The collector (OTLP by gRPC), reached without TLS by each Envoy.
+    /// The collector (OTLP by gRPC), reached by each Envoy.
     pub collector: Address,
+    /// CAs that its certificate may come from, PEM; without them it is reached without TLS.
+    pub roots: Option<Vec<u8>>,
     /// Of a million requests whose client has not decided it, how many are recorded.
     pub per_million: u32,
 }
@@ -120,7 +122,7 @@ pub fn build(config: &Config) -> Result<Resources, Error> {
             cluster::again(config),
         ]
         .into_iter()
-        .chain(config.traces.as_ref().map(|traces| cluster::collector(&traces.collector)))
+        .chain(config.traces.as_ref().map(cluster::collector))
         .collect(),
         listeners: [listener::http(config)]
             .into_iter()

@@ -3,6 +3,8 @@
 //! Which files they are is Envoy's own business. The supervisor writes two secrets that name them into a folder of Envoy's
 //! working directory; every cluster, that of the bootstrap and those the router sends, refers to the secrets by the same
 //! relative path. (A secret of the bootstrap itself would do for both too, but Envoy 1.40 reads its files only once.)
+//!
+//! A collector of traces is no part of ours: its certificate names its host, and comes from CAs that the router sends.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +23,7 @@ use envoy_types::pb::envoy::{
     r#type::matcher::v3::{StringMatcher, string_matcher},
 };
 use prost::Message;
-use reveille_api::net::{Identity, Role, TlsFiles};
+use reveille_api::net::{Address, Identity, Role, TlsFiles};
 
 use crate::proto::any;
 
@@ -111,8 +113,45 @@ pub(crate) fn to_router() -> TransportSocket {
         }),
         ..Default::default()
     };
+    socket(&context)
+}
+
+/// For a server that is none of the parts: its certificate is for the host of this address, and comes from these CAs.
+pub(crate) fn to_outside(at: &Address, roots: &[u8]) -> TransportSocket {
+    let (san, host) = match at {
+        Address::Name { host, .. } => (SanType::Dns, host.clone()),
+        Address::Tcp(address) => (SanType::IpAddress, address.ip().to_string()),
+        Address::Unix(path) => (SanType::Dns, path.display().to_string()),
+    };
+    // An address is not asked for by name.
+    let sni = if san == SanType::Dns { host.clone() } else { String::new() };
+    let exact = Some(string_matcher::MatchPattern::Exact(host));
+    let roots = data_source::Specifier::InlineBytes(roots.to_vec());
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(DataSource { specifier: Some(roots), ..Default::default() }),
+        match_typed_subject_alt_names: vec![SubjectAltNameMatcher {
+            san_type: san.into(),
+            matcher: Some(StringMatcher { match_pattern: exact, ..Default::default() }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let common = CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv12.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        }),
+        validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+        alpn_protocols: vec!["h2".into()],
+        ..Default::default()
+    };
+    socket(&UpstreamTlsContext { sni, common_tls_context: Some(common), ..Default::default() })
+}
+
+fn socket(context: &UpstreamTlsContext) -> TransportSocket {
     TransportSocket {
         name: "envoy.transport_sockets.tls".into(),
-        config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(context))),
     }
 }

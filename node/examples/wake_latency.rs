@@ -83,7 +83,7 @@ async fn main() {
         epoch,
         snapshot,
         deadline_ms: 20_000,
-        store_after_ms: None,
+        ..Default::default()
     };
     client.suspend(suspend(1, "s1".into())).await.unwrap();
 

@@ -92,7 +92,12 @@ impl Actors {
             activations.extend(view.activation);
             let epoch = view.fence.epoch.0;
             if epoch > 0 {
-                epochs.push(proto::ActivationRef { actor: Some(actor.into()), epoch, term: 0 });
+                epochs.push(proto::ActivationRef {
+                    actor: Some(actor.into()),
+                    epoch,
+                    term: 0,
+                    ..Default::default()
+                });
             }
         }
         let snapshots = self.core.snapshots.list(&self.core.node);

@@ -194,6 +194,7 @@ impl Metrics {
         r.register("store_received_bytes", "Bytes received from the object store", self.store.received.clone());
         r.register("control_plane_session_up", "1 while the session with the control plane stands", self.session_up.clone());
         r.register("control_plane_sessions", "Sessions with the control plane that came to stand", self.sessions.clone());
+        reveille_api::telemetry::register(r);
     }
 
     /// `restores`: it was to be made from a snapshot.

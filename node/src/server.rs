@@ -7,6 +7,7 @@ use reveille_api::{
     ActorKey, Epoch, Failure, Stay,
     manifest::template::ActorTemplateSpec,
     proto::{self, node_agent_server::NodeAgent, suspend_reply::Outcome},
+    trace::{Kind, Span},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -38,6 +39,19 @@ impl Service {
 
 fn activation(reference: proto::ActivationRef) -> Result<(ActorKey, Epoch), Failure> {
     Ok((ActorKey::try_from(reference.actor)?, Epoch(reference.epoch)))
+}
+
+fn span(traceparent: &str, name: &'static str, actor: &ActorKey) -> Span {
+    Span::after(traceparent.parse().ok(), name, Kind::Server).of(actor)
+}
+
+/// That is how long it takes, and what it comes to.
+async fn traced<T>(
+    mut span: Span,
+    operation: impl Future<Output = Result<T, OpError>>,
+) -> Result<T, OpError> {
+    let outcome = operation.await;
+    outcome.inspect_err(|error| span.set("reveille.outcome", error))
 }
 
 fn snapshot_id(id: String) -> Result<String, OpError> {
@@ -91,16 +105,15 @@ impl NodeAgent for Service {
         let stay = self.stay(&request)?;
         let request = request.into_inner();
         let actor = ActorKey::try_from(request.actor)?;
+        let span = span(&request.traceparent, "NodeAgent/Suspend", &actor);
         let request = Suspend {
             epoch: Epoch(request.epoch),
             snapshot: snapshot_id(request.snapshot)?,
             deadline: Duration::from_millis(request.deadline_ms),
             store_after: request.store_after_ms.map(Duration::from_millis),
         };
-        let suspended = self
-            .actors
-            .submit(&actor, Some(stay), |reply| Command::Suspend(request, reply))
-            .await?;
+        let command = |reply| Command::Suspend(request, reply);
+        let suspended = traced(span, self.actors.submit(&actor, Some(stay), command)).await?;
         let outcome = match suspended {
             Suspended::Committed(snapshot) => Outcome::Committed(snapshot),
             Suspended::Resumed => Outcome::Resumed(proto::Resumed {}),
@@ -113,11 +126,13 @@ impl NodeAgent for Service {
         request: Request<proto::ActivationRef>,
     ) -> Result<Response<proto::FreezeReply>, Status> {
         let stay = self.stay(&request)?;
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let term = request.term;
+        let traceparent = std::mem::take(&mut request.traceparent);
         let (actor, epoch) = activation(request)?;
+        let span = span(&traceparent, "NodeAgent/Freeze", &actor);
         let command = |reply| Command::Freeze(epoch, term, reply);
-        self.actors.submit(&actor, Some(stay), command).await?;
+        traced(span, self.actors.submit(&actor, Some(stay), command)).await?;
         Ok(Response::new(proto::FreezeReply {}))
     }
 
@@ -126,11 +141,13 @@ impl NodeAgent for Service {
         request: Request<proto::ActivationRef>,
     ) -> Result<Response<proto::ResumeReply>, Status> {
         let stay = self.stay(&request)?;
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let term = request.term;
+        let traceparent = std::mem::take(&mut request.traceparent);
         let (actor, epoch) = activation(request)?;
+        let span = span(&traceparent, "NodeAgent/Resume", &actor);
         let command = |reply| Command::Resume(epoch, term, reply);
-        let resumed = self.actors.submit(&actor, Some(stay), command).await?;
+        let resumed = traced(span, self.actors.submit(&actor, Some(stay), command)).await?;
         Ok(Response::new(proto::ResumeReply { resumed }))
     }
 

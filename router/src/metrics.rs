@@ -171,6 +171,7 @@ impl Metrics {
         r.register("bindings", "Actors bound now", self.bindings.clone());
         let help = "Requests that came again because they could not be connected to their actor";
         r.register("not_connected", help, self.not_connected.clone());
+        reveille_api::telemetry::register(r);
         r.register("revokes", "Bindings the control plane took back", self.revokes.clone());
         r.register("revokes_in_flight", "Revokes not acknowledged yet", self.revokes_in_flight.clone());
         r.register("revoke_ack_seconds", "From a revoke to its acknowledgement", self.revoke_ack_seconds.clone());

@@ -154,7 +154,7 @@ impl Args {
             http: self.http,
             https,
             access_log: Some(self.access_log).filter(|path| path != Path::new(STDOUT)),
-            traces: self.traces.traces(&self.common.telemetry),
+            traces: self.traces.traces(&self.common.telemetry)?,
             namespace_share: self.namespace_share,
         })
     }

@@ -23,9 +23,16 @@ use opentelemetry_proto::tonic::{
     },
     resource::v1::Resource,
 };
-use reveille_api::{metrics, net::Address};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use reveille_api::{
+    metrics,
+    net::Address,
+    telemetry::{self, Signal},
+};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tonic::transport::Channel;
+
+use super::collector::Collector;
+use crate::error::chain;
 
 /// From one export to the next.
 const EVERY: Duration = Duration::from_secs(15);
@@ -40,8 +47,12 @@ const SAY: Duration = Duration::from_secs(60);
 pub(super) type Attributes = Vec<(&'static str, String)>;
 
 /// Tells the series of the page there, for ever.
-pub(super) async fn tell(page: Address, collector: Address, attributes: Attributes) -> Infallible {
-    let mut client = MetricsServiceClient::new(collector.channel());
+pub(super) async fn tell(
+    page: Address,
+    collector: Collector,
+    attributes: Attributes,
+) -> Infallible {
+    let mut client = MetricsServiceClient::new(collector.channel(EXPORT));
     let (start, mut said) = (nanos(), None::<Instant>);
     let mut ticks = interval_at(Instant::now() + FIRST, EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,10 +86,20 @@ async fn once(
     start: u64,
 ) -> Result<(), Untold> {
     let text = metrics::own(page).await.map_err(Untold::Page)?;
-    let times = Times { start, now: nanos() };
+    let told = metrics(&text, Times { start, now: nanos() });
+    let points = told.iter().map(points).sum();
+    match client.export(request(told, attributes)).await {
+        Ok(_) => Ok(()),
+        Err(status) => {
+            telemetry::lost(Signal::MetricPoints, points);
+            Err(Untold::Collector(chain(&status)))
+        }
+    }
+}
+
+fn request(metrics: Vec<Metric>, attributes: &Attributes) -> ExportMetricsServiceRequest {
     let scope = InstrumentationScope { name: "reveille".into(), ..Default::default() };
-    let scope =
-        ScopeMetrics { scope: Some(scope), metrics: metrics(&text, times), ..Default::default() };
+    let scope = ScopeMetrics { scope: Some(scope), metrics, ..Default::default() };
     let resource = attributes.iter().map(|(key, value)| attribute(key, value)).collect();
     let resource = Resource { attributes: resource, ..Default::default() };
     let of_us = ResourceMetrics {
@@ -86,11 +107,15 @@ async fn once(
         scope_metrics: vec![scope],
         ..Default::default()
     };
-    let request = ExportMetricsServiceRequest { resource_metrics: vec![of_us] };
-    match timeout(EXPORT, client.export(request)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => Err(Untold::Collector(status.message().to_owned())),
-        Err(_) => Err(Untold::Collector("no answer in time".into())),
+    ExportMetricsServiceRequest { resource_metrics: vec![of_us] }
+}
+
+fn points(metric: &Metric) -> usize {
+    match &metric.data {
+        Some(Data::Sum(sum)) => sum.data_points.len(),
+        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(Data::Histogram(histogram)) => histogram.data_points.len(),
+        _ => 0,
     }
 }
 
@@ -332,7 +357,8 @@ reveille_x_took_seconds_bucket{le=\"+Inf\",kind=\"a\"} 6
             metrics::serve(page, routes, Default::default()).await;
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let collector = Address::Tcp(listener.local_addr().unwrap());
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let collector = super::Collector { address, roots: None };
         let (sender, mut received) = tokio::sync::mpsc::channel(8);
         let serve = tonic::transport::Server::builder()
             .add_service(MetricsServiceServer::new(Collector(sender)))
@@ -342,7 +368,8 @@ reveille_x_took_seconds_bucket{le=\"+Inf\",kind=\"a\"} 6
         reveille_api::task::spawn(&mut tasks, "tell", async move {
             match tell(at, collector, who).await {}
         });
-        let request = timeout(Duration::from_secs(30), received.recv()).await.unwrap().unwrap();
+        let request =
+            tokio::time::timeout(Duration::from_secs(30), received.recv()).await.unwrap().unwrap();
         let of_us = &request.resource_metrics[0];
         let service = &of_us.resource.as_ref().unwrap().attributes[0];
         assert_eq!(*service, attribute("service.name", "reveille-router"));

@@ -190,7 +190,10 @@ impl Line {
         self
     }
 
-    fn with_all(&mut self, flags: impl IntoIterator<Item = (&'static str, String)>) -> &mut Self {
+    fn with_all<V: AsRef<std::ffi::OsStr>>(
+        &mut self,
+        flags: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> &mut Self {
         flags.into_iter().fold(self, |line, (flag, value)| line.with(flag, value))
     }
 

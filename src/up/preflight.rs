@@ -93,6 +93,7 @@ struct Said {
 async fn said(args: &Args) -> Result<Said> {
     distinct(args)?;
     args.ladder.checked()?;
+    args.telemetry.check()?;
     Ok(Said { https: https(args).await?, manifests: apply::read_all(&args.apply)? })
 }
 

@@ -1,6 +1,11 @@
 //! One request, one trace: from the client's `traceparent` through Envoy, router, control plane and node, and on to the actor.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use hyper::{Request, header::HOST};
@@ -8,10 +13,12 @@ use hyper::{Request, header::HOST};
 use crate::{
     COUNTER,
     harness::{
-        cluster::{Cluster, Options},
+        client::Client,
+        cluster::{Cluster, Options, free_address},
         collector::{Collector, Span, outline},
         eventually, machine_can_run_it,
         manifest::Manifests,
+        processes::Running,
     },
 };
 
@@ -30,6 +37,25 @@ const WAKE: [(&str, &str); 8] = [
     (NODE, "NodeAgent/Activate"),
     (NODE, "ready"),
 ];
+
+/// What a suspend has, from the last up to the first; and a step beside them.
+const SUSPEND: [(&str, &str); 5] = [
+    (NODE, "NodeAgent/Suspend"),
+    (CONTROL_PLANE, "checkpoint"),
+    (CONTROL_PLANE, "suspend"),
+    (CONTROL_PLANE, "Control/SuspendActor"),
+    (CONTROL_PLANE, "drain"),
+];
+
+/// A verb about the actor, by somebody who is in a trace.
+async fn verb(cluster: &Cluster, verb: &str, trace: &str) {
+    let mut command = cluster.reveille();
+    command.args([verb, "actor", "demo/counter"]);
+    command.env("TRACEPARENT", format!("00-{trace}-{CLIENT}-01"));
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.expect("joined").expect("reveille runs");
+    assert!(output.status.success(), "{output:?}");
+}
 
 async fn traced(collector: &Collector, extra: &[&str]) -> Cluster {
     let manifests =
@@ -131,7 +157,7 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
         let all = ["controlplane", "node"].iter().all(|part| parts.contains(*part));
         if all { Ok(()) } else { Err((parts, logs)) }
     };
-    eventually("the parts log the trace", std::time::Duration::from_secs(5), logged).await;
+    eventually("the parts log the trace", Duration::from_secs(5), logged).await;
     let access = || async {
         let log =
             std::fs::read_to_string(cluster.data_dir().join("access.log")).unwrap_or_default();
@@ -139,7 +165,7 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
             log.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
         if lines.any(|line| line["trace_id"] == id) { Ok(()) } else { Err(log) }
     };
-    eventually("Envoy logs the trace", std::time::Duration::from_secs(10), access).await;
+    eventually("Envoy logs the trace", Duration::from_secs(10), access).await;
 
     // Warm: nothing but Envoy and the router. Not recorded, where the client says so: nothing at all.
     let (warm, unrecorded) = (trace(2), trace(3));
@@ -149,6 +175,31 @@ async fn a_wake_is_one_trace_from_the_client_to_the_node_and_the_actor_is_in_it(
     let services: BTreeSet<_> = spans.iter().map(|span| span.service.as_str()).collect();
     assert_eq!(services, BTreeSet::from([ENVOY, ROUTER]), "{:#?}", outline(&spans));
     assert_eq!(collector.trace(&unrecorded).len(), 0);
+
+    // Verbs, in the trace of whoever runs them; and what wakes from the lightest sleep.
+    let (freeze, thaw, suspend) = (trace(4), trace(5), trace(6));
+    verb(&cluster, "freeze", &freeze).await;
+    let last = [(NODE, "NodeAgent/Freeze"), (CONTROL_PLANE, "Control/FreezeActor")];
+    let spans = collector.whole(&freeze, &last).await;
+    path(&spans, find(&spans, NODE, "NodeAgent/Freeze"));
+    assert_eq!(cluster.client.send(request(&cluster, &thaw, "01"), "").await.status, 200);
+    let last = [
+        (NODE, "NodeAgent/Resume"),
+        (CONTROL_PLANE, "Routers/Wake"),
+        (ROUTER, "route"),
+        (ENVOY, "GET"),
+    ];
+    let spans = collector.whole(&thaw, &last).await;
+    let resume = path(&spans, find(&spans, NODE, "NodeAgent/Resume"));
+    let steps = ["NodeAgent/Resume", "thaw", "wake", "Routers/Wake", "wake", "route"];
+    for (step, name) in resume.iter().zip(steps) {
+        assert!(step.ends_with(name), "{resume:?}");
+    }
+    verb(&cluster, "suspend", &suspend).await;
+    let spans = collector.whole(&suspend, &SUSPEND).await;
+    let steps = path(&spans, find(&spans, NODE, "NodeAgent/Suspend"));
+    let above = SUSPEND.map(|(service, name)| format!("{service} {name}"));
+    assert_eq!(steps, above[..4], "{:#?}", outline(&spans));
 
     let series = [
         ("reveille-router", "reveille_router_requests"),
@@ -208,6 +259,64 @@ async fn the_ratio_is_for_those_of_whom_the_client_has_not_decided_and_nobody_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_tls_gets_the_spans_of_every_part_and_of_envoy() {
+    if !machine_can_run_it("traces with TLS") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = dir.path().join("ca.pem");
+    let collector = Collector::with_tls(&ca).await;
+    let cluster = traced(&collector, &["--otlp-ca", &ca.to_string_lossy()]).await;
+    let id = trace(1);
+    assert_eq!(cluster.client.send(request(&cluster, &id, "01"), "").await.status, 200);
+    let spans = collector.whole(&id, &WAKE).await;
+    path(&spans, find(&spans, NODE, "ready"));
+    collector.metrics(&[("reveille-dns", "reveille_dns_queries")]).await;
+    cluster.stop().await;
+}
+
+/// A part that knows a collector by its name, and takes these CAs; and its page.
+fn part(collector: &Collector, ca: &Path) -> (Running, Client) {
+    let status = free_address();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+    command
+        .args(["dns", "--listen", "127.0.0.1:0", "--status", &status.to_string()])
+        .args(["--otlp-endpoint", &format!("https://localhost:{}", collector.address.port())])
+        .arg("--otlp-ca")
+        .arg(ca)
+        .stdin(Stdio::null());
+    (Running(command.spawn().expect("reveille starts")), Client::new(status))
+}
+
+/// Values of metrics that its collector did not get.
+async fn lost(page: &Client) -> Result<u64, String> {
+    let page = page.try_send(Request::get(page.uri("/metrics")), "").await?.text();
+    let series = "reveille_dns_telemetry_dropped_total{signal=\"metric_points\"} ";
+    let value = page.lines().find_map(|line| line.strip_prefix(series));
+    value.and_then(|value| value.parse().ok()).ok_or(page)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_with_another_certificate_does_not_get_is_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [right, other] = ["ca.pem", "other.pem"].map(|name| dir.path().join(name));
+    let collector = Collector::with_tls(&right).await;
+    let _other = Collector::with_tls(&other).await;
+    let (running, page) = part(&collector, &other);
+    eventually("they are lost", Duration::from_secs(30), || async {
+        match lost(&page).await {
+            Ok(1..) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    drop(running);
+    let (_running, page) = part(&collector, &right);
+    collector.metrics(&[("reveille-dns", "reveille_dns_telemetry_dropped")]).await;
+    assert_eq!(lost(&page).await, Ok(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_that_join_a_wake_link_to_it_from_traces_of_their_own() {
     if !machine_can_run_it("joined traces") {
         return;
@@ -224,7 +333,7 @@ async fn requests_that_join_a_wake_link_to_it_from_traces_of_their_own() {
         let spans = collector.whole(id, &[(ENVOY, "GET"), (ROUTER, "route")]).await;
         routes.push(find(&spans, ROUTER, "route").clone());
     }
-    let owner = eventually("the wake is told", std::time::Duration::from_secs(20), || async {
+    let owner = eventually("the wake is told", Duration::from_secs(20), || async {
         let all: Vec<_> = ids.iter().flat_map(|id| collector.trace(id)).collect();
         let wakes = all.iter().filter(|s| s.service == ROUTER && s.name == "wake");
         let wakes: Vec<_> = wakes.cloned().collect();
@@ -278,7 +387,7 @@ async fn without_a_collector_nothing_is_added_and_the_actor_gets_the_clients_tra
         let log = cluster.log_text();
         if log.lines().any(debug) { Ok(()) } else { Err(log) }
     };
-    eventually("the router says more", std::time::Duration::from_secs(10), logged).await;
+    eventually("the router says more", Duration::from_secs(10), logged).await;
     let of_node = |line: &str| line.contains(&id) && line.contains("\"part\":\"node\"");
     assert!(cluster.log_text().lines().any(of_node), "{}", cluster.log_tail());
     cluster.stop().await;

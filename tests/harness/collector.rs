@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,7 +21,15 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue, any_value::Value},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use reveille_api::task;
+use rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -32,9 +41,10 @@ const ARRIVE: Duration = Duration::from_secs(30);
 /// Takes spans and metrics of everybody, until it is dropped.
 pub struct Collector {
     pub address: SocketAddr,
+    tls: bool,
     spans: Kept,
     metrics: Metrics,
-    _server: JoinSet<()>,
+    server: JoinSet<()>,
 }
 
 type Kept = Arc<Mutex<Vec<Span>>>;
@@ -72,12 +82,32 @@ impl Collector {
             .serve_with_incoming(TcpListenerStream::new(listener));
         let mut server = JoinSet::new();
         server.spawn(async move { serve.await.expect("it serves") });
-        Self { address, spans, metrics, _server: server }
+        Self { address, tls: false, spans, metrics, server }
+    }
+
+    /// One that speaks nothing but TLS, as `localhost` and `127.0.0.1`; the CA of its certificate is written there.
+    pub async fn with_tls(ca: &Path) -> Self {
+        let mut collector = Self::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (acceptor, behind) = (acceptor(ca), collector.address);
+        collector.address = listener.local_addr().expect("a bound address");
+        collector.tls = true;
+        collector.server.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                task::detach("collector-tls", async move {
+                    let Ok(mut client) = acceptor.accept(client).await else { return };
+                    let Ok(mut server) = TcpStream::connect(behind).await else { return };
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        collector
     }
 
     /// For `--otlp-endpoint`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// All there are of a trace.
@@ -112,6 +142,29 @@ impl Collector {
         })
         .await
     }
+}
+
+fn acceptor(ca_file: &Path) -> TlsAcceptor {
+    let key = || KeyPair::generate().expect("a key");
+    let (ca_key, own_key) = (key(), key());
+    let mut ca = CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    // Else it is called as the other one is, and Envoy takes that for its own issuer.
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "CA of a collector");
+    let written = ca.self_signed(&ca_key).expect("a CA").pem();
+    std::fs::write(ca_file, written).expect("written");
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let own = CertificateParams::new(names).expect("names");
+    let own = own.signed_by(&own_key, &Issuer::new(ca, ca_key)).expect("a certificate");
+    let key = PrivatePkcs8KeyDer::from(own_key.serialize_der());
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], key.into())
+        .expect("a key of the certificate");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }
 
 struct KeepMetrics(Metrics);

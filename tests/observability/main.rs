@@ -102,6 +102,14 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         "",
         &[r#"reveille_controlplane_drains_total{outcome="silent"} 0+1x60"#],
     ),
+    (
+        "ReveilleTelemetryLost",
+        "signal: spans",
+        &[
+            r#"reveille_router_telemetry_dropped_total{signal="spans"} 0x60"#,
+            r#"reveille_node_telemetry_dropped_total{signal="spans"} 0+60x60"#,
+        ],
+    ),
 ];
 
 #[test]

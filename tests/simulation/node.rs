@@ -429,6 +429,7 @@ impl Machine {
             actor: Some(key_of(key)),
             epoch: actor.highest,
             term: 0,
+            ..Default::default()
         };
         proto::Inventory {
             activations: state.actors.iter().filter_map(activation).collect(),

@@ -312,8 +312,12 @@ impl Actor {
             return Err(why);
         }
         self.ask().await?;
-        let reference =
-            proto::ActivationRef { actor: Some(self.key()), epoch: self.epoch, term: self.term };
+        let reference = proto::ActivationRef {
+            actor: Some(self.key()),
+            epoch: self.epoch,
+            term: self.term,
+            ..Default::default()
+        };
         client.clone().destroy(reference).await.map_err(|status| told(&status))?;
         self.memory = self.last.as_ref().map(|(_, memory)| memory.clone());
         self.do_now(client, Operation::Wake).await?;
@@ -371,7 +375,8 @@ pub(crate) async fn perform(
 async fn ask_agent(mut client: Client, request: Request) -> Result<Told, String> {
     let Request { operation, key, activate, term, new, store, .. } = request;
     let epoch = activate.epoch;
-    let reference = proto::ActivationRef { actor: Some(key.clone()), epoch, term };
+    let reference =
+        proto::ActivationRef { actor: Some(key.clone()), epoch, term, ..Default::default() };
     let failed = |status: tonic::Status| told(&status);
     match operation {
         Operation::Start | Operation::Wake | Operation::Fetch => {
@@ -393,6 +398,7 @@ async fn ask_agent(mut client: Client, request: Request) -> Result<Told, String>
                 snapshot: new.clone(),
                 deadline_ms: DEADLINE_MS,
                 store_after_ms: store.then_some(0),
+                ..Default::default()
             };
             match client.suspend(request).await.map_err(failed)?.into_inner().outcome {
                 Some(Outcome::Committed(_)) => {}

@@ -3,7 +3,7 @@
 //! Everything two roles must agree on lives here and nothing else does: the protos ([`proto`]), names
 //! ([`ActorKey`], [`Epoch`], [`Stay`], [`Zone`]), why a request fails ([`Reason`], [`Failure`]), what a user writes
 //! ([`manifest`]), the one [`Ladder`] of timeouts, how the parts reach each other ([`net`]), and how they hand on the trace of a
-//! request ([`trace`]).
+//! request ([`trace`]), and what of that is lost ([`telemetry`]).
 //!
 //! ```text
 //!  api ◀── envoy ◀── router
@@ -21,6 +21,7 @@ pub mod reason;
 mod state;
 pub mod stay;
 pub mod task;
+pub mod telemetry;
 pub mod trace;
 pub mod zone;
 

@@ -20,6 +20,7 @@ mod exchange;
 mod identity;
 mod io;
 mod listen;
+mod roots;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -31,6 +32,7 @@ pub use exchange::ask;
 pub use identity::{Identity, InvalidIdentity, Role};
 pub use io::{Io, Peer};
 pub use listen::{LONGEST_SOCKET, ListenError, Listener, SocketFile};
+pub use roots::Roots;
 pub use tls::{Tls, TlsError, TlsFiles};
 #[cfg(feature = "simulation")]
 #[doc(hidden)]

@@ -9,6 +9,9 @@
 //!                                                                             └ activate              └ ready
 //! ```
 //!
+//! A way down is in a trace if a user asked for it who is in one (`TRACEPARENT`): `reveille suspend` ─▶ `Control/SuspendActor` ─▶
+//! `suspend` (`drain`, `checkpoint`) ─▶ `NodeAgent/Suspend`.
+//!
 //! Envoy, or who called it, decides whether a request is recorded; no part begins a trace of its own. A wake belongs to the
 //! trace of the first who asked for it; the spans of those who joined it link to it.
 //!

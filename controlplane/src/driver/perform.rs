@@ -230,6 +230,7 @@ impl Driver {
             snapshot: id.clone(),
             deadline_ms: millis(self.fleet.timings.checkpoint),
             store_after_ms: store_after.map(millis),
+            traceparent: self.spans.step(),
         };
         let nodes = Arc::clone(&self.fleet.nodes);
         // What is being deleted was chosen before this snapshot had a name.
@@ -298,7 +299,8 @@ impl Driver {
     }
 
     fn reference(&self, epoch: Epoch, term: u64) -> proto::ActivationRef {
-        proto::ActivationRef { actor: Some((&self.record.key).into()), epoch: epoch.0, term }
+        let (actor, traceparent) = (Some((&self.record.key).into()), self.spans.step());
+        proto::ActivationRef { actor, epoch: epoch.0, term, traceparent }
     }
 
     /// Only asks, once the suspend has been sent: how it ends is told by the reply of the suspend. A resume that
@@ -486,7 +488,12 @@ fn gone(node: String, epoch: Epoch) -> Event {
 }
 
 async fn purge_node(fleet: &Fleet, node: &str, key: &ActorKey, epoch: Epoch) {
-    let reference = proto::ActivationRef { actor: Some(key.into()), epoch: epoch.0, term: 0 };
+    let reference = proto::ActivationRef {
+        actor: Some(key.into()),
+        epoch: epoch.0,
+        term: 0,
+        ..Default::default()
+    };
     let destroyed = fleet.nodes.call(node, |agent| agent.destroy(reference.clone())).await;
     let deleted = delete_everything(fleet, node, key, epoch).await;
     if let (Err(refusal), _) | (_, Err(refusal)) = (destroyed.map(drop), deleted) {

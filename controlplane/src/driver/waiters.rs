@@ -154,14 +154,26 @@ pub(crate) struct Downs {
 #[derive(Debug)]
 struct DownWaiter {
     goal: Down,
+    traceparent: Option<Traceparent>,
     /// The machine was told.
     told: bool,
     answer: oneshot::Sender<Result<(), NotDown>>,
 }
 
 impl Downs {
-    pub(crate) fn join(&mut self, goal: Down, answer: oneshot::Sender<Result<(), NotDown>>) {
-        self.waiters.push(DownWaiter { goal, told: false, answer });
+    pub(crate) fn join(
+        &mut self,
+        goal: Down,
+        traceparent: Option<Traceparent>,
+        answer: oneshot::Sender<Result<(), NotDown>>,
+    ) {
+        self.waiters.push(DownWaiter { goal, traceparent, told: false, answer });
+    }
+
+    /// What the first wants who has a trace, and that.
+    pub(crate) fn traced(&self) -> (&'static str, Option<Traceparent>) {
+        let traced = self.waiters.iter().find(|waiter| waiter.traceparent.is_some());
+        traced.map_or(("suspend", None), |waiter| (waiter.goal.name(), waiter.traceparent))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -235,6 +247,15 @@ impl Downs {
 }
 
 impl Down {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Freeze(_) => "freeze",
+            Self::Suspend(_) => "suspend",
+            Self::Stop => "stop",
+            Self::Delete => "delete",
+        }
+    }
+
     /// True when the machine can be told now; while a wake is under way it has to wait for that.
     fn fits(self, phase: Phase) -> bool {
         match self {

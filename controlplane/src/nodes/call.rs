@@ -85,8 +85,12 @@ impl Nodes {
         actor: ActorKey,
         epoch: Epoch,
     ) {
-        let reference =
-            proto::ActivationRef { actor: Some((&actor).into()), epoch: epoch.0, term: 0 };
+        let reference = proto::ActivationRef {
+            actor: Some((&actor).into()),
+            epoch: epoch.0,
+            term: 0,
+            ..Default::default()
+        };
         loop {
             match self.call(&place.node, |agent| agent.destroy(reference.clone())).await {
                 Ok(_) | Err(Refusal::NotRunning) => break,

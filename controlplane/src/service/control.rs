@@ -217,18 +217,21 @@ impl Control for ControlService {
     }
 
     async fn wake_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
-        let key = key(Some(request.into_inner()))?;
-        verbs::wake(&self.fleet, &key).await.map(Response::new)
+        let key = key(Some(request.get_ref().clone()))?;
+        let span = verbs::span(&request, "Control/WakeActor", &key);
+        verbs::wake(&self.fleet, &key, span).await.map(Response::new)
     }
 
     async fn suspend_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
-        let key = key(Some(request.into_inner()))?;
-        verbs::down(&self.fleet, &key, Down::Suspend(Cause::User)).await?;
+        let key = key(Some(request.get_ref().clone()))?;
+        let span = verbs::span(&request, "Control/SuspendActor", &key);
+        verbs::down(&self.fleet, &key, Down::Suspend(Cause::User), span).await?;
         verbs::current(&self.fleet, &key).map(Response::new)
     }
 
     async fn freeze_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
-        let key = key(Some(request.into_inner()))?;
+        let key = key(Some(request.get_ref().clone()))?;
+        let span = verbs::span(&request, "Control/FreezeActor", &key);
         let record = self.fleet.view(&key).map_err(store)?.ok_or_else(|| not_found(&key))?;
         // Of one that does not run, or goes down, the machine says so.
         if let Some(place) = record.life.place()
@@ -238,13 +241,14 @@ impl Control for ControlService {
             let message = format!("node {node} cannot freeze: suspend it instead");
             return Err(Status::failed_precondition(message));
         }
-        verbs::down(&self.fleet, &key, Down::Freeze(Cause::User)).await?;
+        verbs::down(&self.fleet, &key, Down::Freeze(Cause::User), span).await?;
         verbs::current(&self.fleet, &key).map(Response::new)
     }
 
     async fn stop_actor(&self, request: Request<proto::ActorKey>) -> Reply<proto::Actor> {
-        let key = key(Some(request.into_inner()))?;
-        verbs::down(&self.fleet, &key, Down::Stop).await?;
+        let key = key(Some(request.get_ref().clone()))?;
+        let span = verbs::span(&request, "Control/StopActor", &key);
+        verbs::down(&self.fleet, &key, Down::Stop, span).await?;
         verbs::current(&self.fleet, &key).map(Response::new)
     }
 
@@ -252,8 +256,9 @@ impl Control for ControlService {
         &self,
         request: Request<proto::ActorKey>,
     ) -> Reply<proto::DeleteActorReply> {
-        let key = key(Some(request.into_inner()))?;
-        verbs::down(&self.fleet, &key, Down::Delete).await?;
+        let key = key(Some(request.get_ref().clone()))?;
+        let span = verbs::span(&request, "Control/DeleteActor", &key);
+        verbs::down(&self.fleet, &key, Down::Delete, span).await?;
         Ok(Response::new(proto::DeleteActorReply {}))
     }
 

@@ -3,9 +3,12 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use reveille_api::{ActorKey, Failure, Reason, proto};
+use reveille_api::{
+    ActorKey, Failure, Reason, proto,
+    trace::{self, Kind, Span},
+};
 use tokio::{sync::mpsc, time::Instant};
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::view;
 use crate::{
@@ -30,13 +33,30 @@ pub(super) fn current(fleet: &Fleet, key: &ActorKey) -> Result<proto::Actor, Sta
     Ok(view::actor(fleet, &record))
 }
 
-pub(super) async fn wake(fleet: &Arc<Fleet>, key: &ActorKey) -> Result<proto::Actor, Status> {
-    fleet.wake(key, Asker::User, Origin::default()).await?;
+/// The span of a verb, in the trace that its caller names.
+pub(super) fn span<T>(request: &Request<T>, name: &'static str, key: &ActorKey) -> Span {
+    let named = request.metadata().get(trace::HEADER).and_then(|value| value.to_str().ok());
+    Span::after(named.and_then(|value| value.parse().ok()), name, Kind::Server).of(key)
+}
+
+pub(super) async fn wake(
+    fleet: &Arc<Fleet>,
+    key: &ActorKey,
+    mut span: Span,
+) -> Result<proto::Actor, Status> {
+    let origin = Origin { traceparent: span.traceparent(), ..Origin::default() };
+    let woken = fleet.wake(key, Asker::User, origin).await;
+    woken.inspect_err(|failure| span.fail(failure.reason))?;
     current(fleet, key)
 }
 
 /// Freeze, suspend, stop or delete; the outcome is worth waiting for as long as all of its steps may take.
-pub(super) async fn down(fleet: &Arc<Fleet>, key: &ActorKey, goal: Down) -> Result<(), Status> {
+pub(super) async fn down(
+    fleet: &Arc<Fleet>,
+    key: &ActorKey,
+    goal: Down,
+    mut span: Span,
+) -> Result<(), Status> {
     let record = fleet.view(key).map_err(store)?.ok_or_else(|| not_found(key))?;
     let template = fleet.catalog.template(key.namespace(), &record.template);
     let steps = template.map_or(Duration::ZERO, |template| {
@@ -45,14 +65,18 @@ pub(super) async fn down(fleet: &Arc<Fleet>, key: &ActorKey, goal: Down) -> Resu
         spec.wake.timeout + spec.readiness.timeout + spec.drain.timeout
     });
     let patience = steps + fleet.timings.checkpoint + fleet.timings.settle + SLACK;
-    match tokio::time::timeout(patience, fleet.down(key, goal)).await {
+    let down = fleet.down_within(span.traceparent(), key, goal);
+    match tokio::time::timeout(patience, down).await {
         Err(_) => Err(Status::deadline_exceeded(format!(
             "actor {:?} is still going down; `reveille describe` tells where it stands",
             key.to_string()
         ))),
         Ok(Err(failure)) if failure.reason == Reason::ActorNotFound => Err(not_found(key)),
         Ok(Err(failure)) => Err(failure.into()),
-        Ok(Ok(outcome)) => outcome.map_err(|error| not_down(key, error)),
+        Ok(Ok(outcome)) => outcome.map_err(|error| {
+            span.set("reveille.outcome", &error);
+            not_down(key, error)
+        }),
     }
 }
 

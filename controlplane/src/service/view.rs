@@ -130,6 +130,7 @@ pub(super) fn workers(fleet: &Fleet) -> Vec<proto::Worker> {
                 actor: Some((&actor).into()),
                 epoch: epoch.0,
                 term: 0,
+                ..Default::default()
             }),
         })
         .collect()

@@ -32,7 +32,7 @@ use envoy_types::pb::envoy::{
 };
 use reveille_api::{ladder::HEALTH, net::Address};
 
-use super::{Config, again, names};
+use super::{Config, Traces, again, names};
 use crate::{
     proto::{address, any, duration, uint32},
     tls,
@@ -178,7 +178,8 @@ pub(crate) fn grpc(name: &str, at: &[Address], max_requests: u32) -> Cluster {
 }
 
 /// Whoever takes Envoy's spans. What it cannot be told is dropped, so no more than a few calls wait for it.
-pub(super) fn collector(at: &Address) -> Cluster {
+pub(super) fn collector(traces: &Traces) -> Cluster {
+    let at = &traces.collector;
     let discovery = match at {
         Address::Name { .. } => cluster::DiscoveryType::StrictDns,
         Address::Tcp(_) | Address::Unix(_) => cluster::DiscoveryType::Static,
@@ -187,6 +188,7 @@ pub(super) fn collector(at: &Address) -> Cluster {
     Cluster {
         name: names::COLLECTOR.into(),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
+        transport_socket: traces.roots.as_ref().map(|roots| tls::to_outside(at, roots)),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: names::COLLECTOR.into(),
             endpoints: vec![locality(address(at), 0)],

@@ -45,6 +45,7 @@ impl Metrics {
         r.register("requests_limit", "Requests that Envoy lets wait for the routers, and be at actors, at a time", self.requests_limit.clone());
         r.register("connections_active", "Connections of clients now", self.connections.clone());
         r.register("connections_limit", "Connections of clients at a time; more are refused", self.connections_limit.clone());
+        reveille_api::telemetry::register(r);
     }
 }
 

@@ -330,6 +330,7 @@ impl Node {
             snapshot: snapshot.into(),
             deadline_ms: 20_000,
             store_after_ms: Some(0),
+            ..Default::default()
         };
         self.client.clone().suspend(request).await.map(tonic::Response::into_inner)
     }
@@ -413,7 +414,7 @@ pub(crate) fn actor() -> proto::ActorKey {
 }
 
 pub(crate) fn reference(epoch: u64) -> proto::ActivationRef {
-    proto::ActivationRef { actor: Some(actor()), epoch, term: 0 }
+    proto::ActivationRef { actor: Some(actor()), epoch, term: 0, ..Default::default() }
 }
 
 /// What the counter answers.

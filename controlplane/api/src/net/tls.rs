@@ -272,7 +272,7 @@ impl StampOf for Stamp {
     }
 }
 
-fn no(path: &Path, what: &'static str) -> TlsError {
+pub(super) fn no(path: &Path, what: &'static str) -> TlsError {
     TlsError::Pem { path: path.into(), what }
 }
 
@@ -288,9 +288,20 @@ fn open(path: &Path) -> Result<File, TlsError> {
     File::open(path).map_err(|source| TlsError::Read { path: path.into(), source })
 }
 
+/// What is in a file that may be read by others.
+pub(super) fn text(path: &Path) -> Result<Vec<u8>, TlsError> {
+    read(open(path)?, path)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(open(path)?, path)?;
-    let all: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
+    certificates_in(&text(path)?, path)
+}
+
+pub(super) fn certificates_in(
+    text: &[u8],
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(text).collect();
     all.map_err(|_| no(path, "certificate"))
 }
 
@@ -307,7 +318,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&read(file, path)?).map_err(|_| no(path, "private key"))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

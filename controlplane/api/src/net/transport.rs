@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
@@ -130,10 +130,7 @@ impl Transport {
 }
 
 pub(super) fn connect_lazily(address: Address, tls: Option<(Arc<Tls>, Expected)>) -> Channel {
-    let endpoint = match endpoint(&address) {
-        Ok(endpoint) => endpoint,
-        Err(error) => unreachable!("an address makes a URI: {error}"),
-    };
+    let endpoint = sure(endpoint(&address));
     match (address, tls) {
         (Address::Unix(path), _) => {
             let connect = move |_: Uri| {
@@ -156,6 +153,38 @@ pub(super) fn connect_lazily(address: Address, tls: Option<(Arc<Tls>, Expected)>
             };
             endpoint.connect_with_connector_lazy(tower::service_fn(connect))
         }
+    }
+}
+
+/// To a server that is none of the parts.
+pub(super) fn connect_outside(
+    address: Address,
+    tls: Option<Arc<ClientConfig>>,
+    patience: Duration,
+) -> Channel {
+    let plain = sure(endpoint(&address)).timeout(patience);
+    let Some(config) = tls else {
+        let connect = move |_: Uri| {
+            let address = address.clone();
+            async move { connect(&address).await.map(TokioIo::new) }
+        };
+        return plain.connect_with_connector_lazy(tower::service_fn(connect));
+    };
+    // What it reads of the scheme is true; the connector is our own.
+    let https = sure(
+        Uri::builder().scheme("https").authority(address.to_string()).path_and_query("/").build(),
+    );
+    let connect = move |_: Uri| {
+        let (address, config) = (address.clone(), Arc::clone(&config));
+        async move { shake(&address, config).await.map(TokioIo::new) }
+    };
+    plain.origin(https).connect_with_connector_lazy(tower::service_fn(connect))
+}
+
+fn sure<T, E: fmt::Display>(made: Result<T, E>) -> T {
+    match made {
+        Ok(made) => made,
+        Err(error) => unreachable!("an address makes a URI: {error}"),
     }
 }
 
@@ -193,6 +222,11 @@ async fn handshake(
     tls: &Tls,
     peer: Expected,
 ) -> io::Result<TlsStream<TcpStream>> {
+    let config = tls.now().client(peer).map_err(io::Error::other)?;
+    shake(address, Arc::new(config)).await
+}
+
+async fn shake(address: &Address, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let name = match address {
         Address::Tcp(address) => ServerName::from(address.ip()),
         other => {
@@ -201,7 +235,6 @@ async fn handshake(
             ServerName::try_from(host).map_err(io::Error::other)?
         }
     };
-    let config = tls.now().client(peer).map_err(io::Error::other)?;
     let stream = connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(config).connect(name, stream).await
 }

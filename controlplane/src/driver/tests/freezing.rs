@@ -100,7 +100,12 @@ async fn a_freeze_that_arrives_after_its_thaw_freezes_nothing() {
     let world = World::new(1, "").await;
     let key = frozen(&world).await;
     world.wake(&key).await.unwrap();
-    let late = proto::ActivationRef { actor: Some((&key).into()), epoch: 1, term: 0 };
+    let late = proto::ActivationRef {
+        actor: Some((&key).into()),
+        epoch: 1,
+        term: 0,
+        ..Default::default()
+    };
     let agent = world.fleet.nodes.agent("n1").unwrap();
     agent.freeze(late).await.unwrap_err();
     assert!(world.node.state().activations[&key].serving);
