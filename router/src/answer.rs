@@ -81,20 +81,29 @@ pub(crate) fn websocket(endpoint: SocketAddr, accept: String) -> Bytes {
     go_on(endpoint.to_string(), Protocol::H2c, [(names::WEBSOCKET_ACCEPT, accept)])
 }
 
-/// To a request that was parked for `held`.
+/// What is told of a wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited<'a> {
+    pub(crate) kind: WakeKind,
+    /// It began the wake.
+    pub(crate) first: bool,
+    pub(crate) held: Duration,
+    pub(crate) phases: &'a WakePhases,
+}
+
+/// To a request that was parked.
 pub(crate) fn woken(
     endpoint: SocketAddr,
     protocol: Protocol,
-    kind: WakeKind,
-    held: Duration,
-    phases: &WakePhases,
+    waited: Waited<'_>,
     accept: Option<String>,
 ) -> Bytes {
-    let timing = server_timing(held, phases);
-    let told = [(names::WAKE, kind.value().into()), (names::SERVER_TIMING, timing)];
+    let timing = server_timing(waited.held, waited.phases);
+    let told = [(names::WAKE, waited.kind.value().into()), (names::SERVER_TIMING, timing)];
+    let first = waited.first.then(|| (names::FIRST, "true".to_owned()));
     let accept = accept.filter(|_| protocol == Protocol::H2c);
     let accept = accept.map(|accept| (names::WEBSOCKET_ACCEPT, accept));
-    go_on(endpoint.to_string(), protocol, told.into_iter().chain(accept))
+    go_on(endpoint.to_string(), protocol, told.into_iter().chain(first).chain(accept))
 }
 
 /// To the phases Envoy has no need to send; each has its own empty answer.
@@ -212,8 +221,9 @@ mod tests {
     fn a_route_is_chosen_again_only_by_more_than_an_endpoint() {
         let endpoint = "10.1.2.3:20001".parse().unwrap();
         let phases = WakePhases::default();
-        let woken =
-            woken(endpoint, Protocol::Http1, WakeKind::Restored, Duration::ZERO, &phases, None);
+        let (kind, held) = (WakeKind::Restored, Duration::ZERO);
+        let waited = Waited { kind, first: true, held, phases: &phases };
+        let woken = woken(endpoint, Protocol::Http1, waited, None);
         let h2c = warm(endpoint, Protocol::H2c);
         assert!(metadata(&h2c).contains(&("protocol".into(), "h2c".into())));
         for answer in [h2c, woken] {
@@ -235,7 +245,8 @@ mod tests {
         };
         let held = Duration::from_micros(87_500);
         let endpoint = "10.1.2.3:20001".parse().unwrap();
-        let answer = woken(endpoint, Protocol::Http1, WakeKind::Restored, held, &phases, None);
+        let waited = Waited { kind: WakeKind::Restored, first: false, held, phases: &phases };
+        let answer = woken(endpoint, Protocol::Http1, waited, None);
         let fields = metadata(&answer);
         assert_eq!(fields[2], ("wake".into(), "restored".into()));
         let timing = "park;dur=2.5, place;dur=1.0, fetch;dur=0.0, restore;dur=80.0, ready;dur=4.0";

@@ -23,7 +23,7 @@ use reveille_api::{
 };
 use reveille_envoy::{
     ads::{AdsServer, Fleet},
-    answers::AnswerLog,
+    answers::{Ended, RequestLog},
     certificate,
     resources::{self, AccessLog, Resources, Traces},
 };
@@ -329,14 +329,18 @@ impl App {
         let (resources, watch) = watch::channel(Arc::new(resources));
         let ads = AdsServer::new(watch, fleet.clone()).until(router.stop.clone()).into_service();
         let counted = router.metrics.clone();
-        let answers = AnswerLog::new(move |reason| counted.answered(reason), router.stop.clone());
+        let count = move |ended| match ended {
+            Ended::Answered(reason) => counted.answered(reason),
+            Ended::Woke(kind, took) => counted.first_byte(kind, took),
+        };
+        let ended = RequestLog::new(count, router.stop.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let server = limits(&router.ladder)
             .layer(Authorize::new(&[Role::Envoy]))
             .add_service(ExtProc::new(Arc::clone(&router)))
             .add_service(ads)
-            .add_service(answers.into_service())
+            .add_service(ended.into_service())
             .add_service(health_service);
         let stop = router.stop.clone();
         let server = server.serve_with_incoming_shutdown(grpc.incoming(), stop.cancelled_owned());

@@ -45,7 +45,7 @@ use uuid::Uuid;
 use crate::{
     activation::InFlight,
     again::{self, Second},
-    answer,
+    answer::{self, Waited},
     binding::Protocol,
     recent::End,
     refusal::refusal,
@@ -239,14 +239,13 @@ impl Exchange {
         Some(match outcome {
             Ok(arrival) => {
                 let binding = &arrival.served.binding;
-                let answer = answer::woken(
-                    binding.endpoint,
-                    binding.protocol,
-                    binding.woken_by,
-                    ticket.held(),
-                    &arrival.phases,
-                    accept,
-                );
+                let waited = Waited {
+                    kind: binding.woken_by,
+                    first: ticket.is_first(),
+                    held: ticket.held(),
+                    phases: &arrival.phases,
+                };
+                let answer = answer::woken(binding.endpoint, binding.protocol, waited, accept);
                 self.in_flight = Some(arrival.served.in_flight);
                 answer
             }

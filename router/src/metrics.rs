@@ -116,6 +116,7 @@ pub(crate) struct Metrics {
     pub(crate) wakes_stale: Counter,
     wakes_ended: Closed<WakeEnd, Counter>,
     wake_seconds: Closed<(Phase, WakeKind), Histogram>,
+    first_byte_seconds: Closed<WakeKind, Histogram>,
     pub(crate) bindings: Gauge,
     pub(crate) not_connected: Counter,
     pub(crate) revokes: Counter,
@@ -142,6 +143,7 @@ impl Metrics {
             wakes_stale: Counter::default(),
             wakes_ended: Closed::default(),
             wake_seconds: Closed::new(durations),
+            first_byte_seconds: Closed::new(durations),
             bindings: Gauge::default(),
             not_connected: Counter::default(),
             revokes: Counter::default(),
@@ -168,6 +170,8 @@ impl Metrics {
         r.register("wakes_stale", "Wakes asked for again because their binding was revoked before it arrived", self.wakes_stale.clone());
         r.register("wakes_ended", "Wakes by how they ended, for the last who waited", self.wakes_ended.clone());
         r.register("wake_duration_seconds", "Wakes by phase, from the first request to the binding", self.wake_seconds.clone());
+        let help = "After a wake, from the request's way to its actor to the first byte of the answer; of the request that began it";
+        r.register("first_byte_seconds", help, self.first_byte_seconds.clone());
         r.register("bindings", "Actors bound now", self.bindings.clone());
         let help = "Requests that came again because they could not be connected to their actor";
         r.register("not_connected", help, self.not_connected.clone());
@@ -190,6 +194,11 @@ impl Metrics {
     /// A client got an answer with this reason.
     pub(crate) fn answered(&self, reason: Reason) {
         self.answers.get(reason).inc();
+    }
+
+    /// Of the request that began a wake.
+    pub(crate) fn first_byte(&self, kind: WakeKind, took: Duration) {
+        self.first_byte_seconds.get(kind).observe(took.as_secs_f64());
     }
 
     pub(crate) fn parking_refused(&self, limit: Limit) {

@@ -227,11 +227,16 @@ impl Ticket {
 
     /// The span of the wake that another request began, if that is recorded.
     pub(crate) fn joined(&self) -> Option<Traceparent> {
-        if self.wait.parked == Parked::First {
+        if self.is_first() {
             return None;
         }
         let recorded = self.router.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         recorded.get(&self.actor).copied()
+    }
+
+    /// Whether it began the wake.
+    pub(crate) fn is_first(&self) -> bool {
+        self.wait.parked == Parked::First
     }
 
     /// How long it has waited.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     COUNTER,
     harness::{
-        client::Answer,
+        client::{Answer, Client},
         cluster::{Cluster, Options},
         eventually, machine_can_run_it,
         manifest::Manifests,
@@ -39,6 +39,19 @@ fn unexplained(timing: &BTreeMap<String, f64>) -> f64 {
 fn adds_up(what: &str, phases: impl Iterator<Item = f64>, total: f64) {
     let sum: f64 = phases.sum();
     assert!((sum - total).abs() <= total * 0.02, "{what}: the phases are {sum}, the total {total}");
+}
+
+/// Wakes of a kind whose first byte was measured.
+async fn first_bytes(cluster: &Cluster, kind: &str, wanted: u64) {
+    let page = Client::new(cluster.status);
+    let series = format!("reveille_router_first_byte_seconds_count{{kind=\"{kind}\"}} {wanted}");
+    eventually(&series, Duration::from_secs(30), || async {
+        let text = page.get("status", "/metrics").await.text();
+        let of_it = text.lines().filter(|line| line.contains("first_byte_seconds_count"));
+        let lines: Vec<_> = of_it.map(str::to_owned).collect();
+        if lines.contains(&series) { Ok(()) } else { Err(lines) }
+    })
+    .await;
 }
 
 /// A line of Envoy's access log, by the id that the answer carries.
@@ -100,6 +113,9 @@ async fn a_wake_is_told_by_phases_that_add_up_and_a_warm_answer_tells_of_none() 
         cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
     }
     assert!(least <= 0.02, "no phase explains {:.1} % of any of them", least * 100.0);
+    // Once for each wake; a warm answer is none.
+    first_bytes(&cluster, "cold_start", 1).await;
+    first_bytes(&cluster, "restored", 3).await;
     cluster.stop().await;
 }
 
@@ -130,5 +146,6 @@ async fn whoever_joins_a_wake_is_told_of_the_time_it_waited_itself() {
         assert!(timing["total"] <= *seen, "{timing:?} within {seen} ms");
     }
     assert!(count > 1, "nobody joined");
+    first_bytes(&cluster, "cold_start", 1).await;
     cluster.stop().await;
 }

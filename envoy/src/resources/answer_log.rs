@@ -1,4 +1,4 @@
-//! The log of answers that are not the actor's own, for [`crate::answers`].
+//! The logs of answers that are not the actor's own, and of wakes, for [`crate::answers`].
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::{
     config::{
         accesslog::v3::{
             AccessLog, AccessLogFilter, AndFilter, ComparisonFilter, ExtensionFilter,
-            GrpcStatusFilter, OrFilter, StatusCodeFilter, access_log,
+            GrpcStatusFilter, MetadataFilter, OrFilter, StatusCodeFilter, access_log,
             access_log_filter::FilterSpecifier, comparison_filter, extension_filter,
             grpc_status_filter,
         },
@@ -16,19 +16,36 @@ use envoy_types::pb::envoy::{
         filters::cel::v3::ExpressionFilter,
         grpc::v3::{CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig},
     },
+    r#type::matcher::v3::value_matcher::MatchPattern,
 };
 
-use super::names;
-use crate::proto::{any, duration, uint32};
+use super::{names, route};
+use crate::proto::{any, boolean, duration, uint32};
 
 /// It is sent at once: the timer of each of Envoy's threads has nothing to do, and is to wake nobody.
 const FLUSH: Duration = Duration::from_secs(60);
 
 pub(super) fn answer_log() -> AccessLog {
+    let asked = vec![names::REASON_HEADER.into()];
+    let and = AndFilter {
+        // In this order: an expression costs more than a comparison, and most answers are a success.
+        filters: vec![no_success(), has_reason()],
+    };
+    log(names::ANSWER_LOG, filter(FilterSpecifier::AndFilter(and)), asked)
+}
+
+/// Of each wake the request that began it. For all others it is a look at a map without that key.
+pub(super) fn wake_log() -> AccessLog {
+    let first = route::said(names::FIRST, MatchPattern::PresentMatch(true));
+    let matcher = MetadataFilter { matcher: Some(first), match_if_key_not_found: boolean(false) };
+    log(names::WAKE_LOG, filter(FilterSpecifier::MetadataFilter(matcher)), Vec::new())
+}
+
+fn log(name: &str, filter: AccessLogFilter, response_headers: Vec<String>) -> AccessLog {
     let router = grpc_service::EnvoyGrpc { cluster_name: names::XDS.into(), ..Default::default() };
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
-            log_name: "answers".into(),
+            log_name: name.into(),
             grpc_service: Some(GrpcService {
                 target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(router)),
                 ..Default::default()
@@ -38,15 +55,12 @@ pub(super) fn answer_log() -> AccessLog {
             buffer_size_bytes: uint32(0),
             ..Default::default()
         }),
-        additional_response_headers_to_log: vec![names::REASON_HEADER.into()],
+        additional_response_headers_to_log: response_headers,
         ..Default::default()
     };
     AccessLog {
-        name: "answers".into(),
-        filter: Some(filter(FilterSpecifier::AndFilter(AndFilter {
-            // In this order: an expression costs more than a comparison, and most answers are a success.
-            filters: vec![no_success(), has_reason()],
-        }))),
+        name: name.into(),
+        filter: Some(filter),
         config_type: Some(access_log::ConfigType::TypedConfig(any(&config))),
     }
 }

@@ -159,7 +159,7 @@ fn connection_manager(config: &Config) -> HttpConnectionManager {
         local_reply_config: Some(local_reply::config()),
         access_log: access_log::access_log(&config.access_log)
             .into_iter()
-            .chain([answer_log::answer_log()])
+            .chain([answer_log::answer_log(), answer_log::wake_log()])
             .collect(),
         tracing: config.traces.as_ref().map(traces::tracing),
         ..Default::default()

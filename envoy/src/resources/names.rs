@@ -26,6 +26,10 @@ pub const ACTORS_H2C: &str = "actors-h2c";
 pub const AGAIN: &str = "again";
 /// Cluster of the routers' ext_proc servers, in the bootstrap: each Envoy has an order of its own.
 pub const ROUTER: &str = "router";
+/// The log of answers that are not the actor's, and that of wakes, as the router is told of them.
+pub const ANSWER_LOG: &str = "answers";
+/// See [`ANSWER_LOG`].
+pub const WAKE_LOG: &str = "wakes";
 /// Cluster of the collector of traces.
 pub const COLLECTOR: &str = "collector";
 /// Cluster of the routers' ADS servers and logs, in the bootstrap.
@@ -50,6 +54,8 @@ pub const WAKE: &str = "wake";
 /// Key, together with [`WAKE`]: the phases of the wait, as `Server-Timing` has them. Envoy adds its own and puts them into a
 /// [`SERVER_TIMING_HEADER`] after the actor's own.
 pub const SERVER_TIMING: &str = "server_timing";
+/// Key, together with [`WAKE`]: there for the request that began the wake. Envoy tells the router when the answer to it began.
+pub const FIRST: &str = "first";
 
 /// Key, optional: becomes the `sec-websocket-accept` of an answer over HTTP/2, whose server says none (RFC 8441): a client of
 /// HTTP/1.1 waits for it.

@@ -75,7 +75,7 @@ pub(super) fn config(a_try: Try) -> RouteConfiguration {
 }
 
 /// What the router said of the request, once it has.
-fn said(key: &str, what: MatchPattern) -> MetadataMatcher {
+pub(super) fn said(key: &str, what: MatchPattern) -> MetadataMatcher {
     MetadataMatcher {
         filter: names::METADATA.into(),
         path: vec![PathSegment { segment: Some(path_segment::Segment::Key(key.into())) }],
