@@ -6,7 +6,7 @@
 //! | get, list, watch | one Service | addresses of this server |
 //! | get, list, watch, update | ConfigMaps `coredns`, `node-local-dns`, `kube-dns` of `kube-system` | [`crate::cluster`] |
 //!
-//! Each by its name: a role needs no more (`deploy/kubernetes/dns.yaml`).
+//! Each by its name: a role needs no more (`dns.yaml` and `dns-install.yaml` of `deploy/kubernetes`).
 
 use std::{
     convert::Infallible,

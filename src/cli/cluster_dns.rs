@@ -24,7 +24,7 @@ Examples:
 
 The cluster is that of KUBECONFIG, or the one that this pod runs in. CoreDNS (ConfigMap kube-system/coredns) and NodeLocal
 DNS (node-local-dns) get a block of their own in the Corefile, kube-dns gets an entry in stubDomains; whatever else is
-there stays as it is. What it may do in a cluster, and no more: deploy/kubernetes/dns.yaml.";
+there stays as it is. What it may do in a cluster, and no more: deploy/kubernetes/dns-install.yaml.";
 
 const UNINSTALL_EXAMPLES: &str = "\
 Examples:

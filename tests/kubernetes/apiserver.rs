@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use crate::manifests;
+
 /// On a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Somebody who may do everything.
@@ -84,6 +86,8 @@ impl ApiServer {
             .arg(format!("--etcd-servers={}", url(client)))
             .arg(format!("--secure-port={port}"))
             .args(["--bind-address=127.0.0.1", "--authorization-mode=RBAC"])
+            // As in every cluster whose own parts are pods.
+            .arg("--allow-privileged=true")
             .arg(format!("--cert-dir={}", path("certs").display()))
             .arg(format!("--token-auth-file={}", path("tokens").display()))
             .args([
@@ -146,9 +150,10 @@ impl ApiServer {
         path: &str,
         body: Option<&str>,
     ) -> (u16, Value) {
-        let kind = match method {
-            "PATCH" => "application/merge-patch+json",
-            _ => "application/yaml",
+        let (method, kind) = match method {
+            "PATCH" => (method, "application/merge-patch+json"),
+            "APPLY" => ("PATCH", "application/apply-patch+yaml"),
+            _ => (method, "application/yaml"),
         };
         let mut curl = Command::new("curl");
         curl.args(["-sk", "--max-time", "15", "-w", "\n%{http_code}", "-X", method])
@@ -166,27 +171,29 @@ impl ApiServer {
         (code.parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
     }
 
-    /// The objects of a file of ours.
+    /// The objects of a file of ours, as `kubectl apply --server-side`: a field that there is not is refused.
     pub(crate) fn apply(&self, file: &Path) {
-        for document in fs::read_to_string(file).unwrap().split("\n---\n") {
-            let field = |name: &str| {
-                let mut lines = document.lines();
-                let value =
-                    lines.find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(": "));
-                value.unwrap_or_default().to_owned()
-            };
-            let (kind, namespace) = (field("kind"), field("namespace"));
-            let path = match kind.as_str() {
-                "Namespace" => "/api/v1/namespaces".to_owned(),
-                "Role" | "RoleBinding" => format!(
-                    "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{}s",
-                    kind.to_lowercase()
-                ),
-                _ => format!("/api/v1/namespaces/{namespace}/{}s", kind.to_lowercase()),
-            };
-            let (code, answer) = self.call("POST", &path, Some(document));
-            assert_eq!(code, 201, "{kind}: {answer}");
+        for (document, object) in manifests::documents(file) {
+            let (code, answer) = self.apply_one(&document, &object);
+            assert!(matches!(code, 200 | 201), "{}: {answer}", object["kind"]);
         }
+    }
+
+    pub(crate) fn apply_one(&self, document: &str, object: &Value) -> (u16, Value) {
+        let field = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (field(&object["apiVersion"]), field(&object["kind"]));
+        let (namespace, name) =
+            (field(&object["metadata"]["namespace"]), field(&object["metadata"]["name"]));
+        // This server is older than policy/v1, which has the same fields; later ones do not know the other.
+        let (served, document) = match version.as_str() {
+            "policy/v1" => ("policy/v1beta1", document.replace("policy/v1", "policy/v1beta1")),
+            other => (other, document.to_owned()),
+        };
+        let group = if served == "v1" { "/api/v1".into() } else { format!("/apis/{served}") };
+        let within =
+            if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
+        let path = format!("{group}{within}/{}s/{name}", kind.to_lowercase());
+        self.call("APPLY", &format!("{path}?fieldManager=test&force=true"), Some(&document))
     }
 
     /// Makes or replaces a ConfigMap of `kube-system`.

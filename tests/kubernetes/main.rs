@@ -1,19 +1,24 @@
 //! The built binary beside a real Kubernetes API server: `reveille dns install`, `uninstall` and `--front-service`, each with the
-//! rights that `deploy/kubernetes/dns.yaml` gives and no others; what it writes is read by CoreDNS's own reader.
+//! rights that `deploy/kubernetes` gives and no others; what it writes is read by CoreDNS's own reader. And the whole of that folder.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod apiserver;
+mod manifests;
 
 use std::{
     io::Write,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use apiserver::{ApiServer, is_here, repository, tool};
+use apiserver::{ApiServer, is_here, tool};
 use hickory_proto::{
     op::{Message, Query},
     rr::{Name, RecordType},
@@ -113,9 +118,30 @@ async fn a_clusters_dns_asks_ours_with_these_rights_and_only_as_long_as_it_is_wa
         return;
     }
     let cluster = ApiServer::start().await;
-    cluster.apply(&repository().join("deploy/kubernetes/dns.yaml"));
+    for file in ["namespace.yaml", "dns.yaml", manifests::OPTIONAL] {
+        cluster.apply(&manifests::folder().join(file));
+    }
     the_cluster_is_changed_and_changed_back(&cluster).await;
     the_fronts_follow_their_service(&cluster).await;
+    every_object_is_taken(&cluster);
+}
+
+/// Last: a Service that is made takes an address which the others name.
+fn every_object_is_taken(cluster: &ApiServer) {
+    for name in ["dns", "envoy"] {
+        delete_service(cluster, name);
+    }
+    for file in manifests::files() {
+        cluster.apply(&file);
+        for (document, object) in manifests::documents(&file) {
+            if object["spec"]["template"].is_object() {
+                let wrong = document.replace("terminationGracePeriodSeconds", "gracePeriod");
+                assert_ne!(wrong, document);
+                let (code, answer) = cluster.apply_one(&wrong, &object);
+                assert!(code >= 400 && answer.to_string().contains("gracePeriod"), "{answer}");
+            }
+        }
+    }
 }
 
 async fn the_cluster_is_changed_and_changed_back(cluster: &ApiServer) {
@@ -250,25 +276,30 @@ async fn the_fronts_follow_their_service(cluster: &ApiServer) {
     assert_eq!(cluster.call("PATCH", path, Some(&outside.to_string())).0, 200);
     eventually("told that it is not there yet", || logged("has no address yet")).await;
     assert_eq!(ask(listen), ["10.0.0.30"]);
+
+    // Whatever changes below, and nobody looks at times: each change comes by the watch.
+    let enough = Arc::new(AtomicBool::new(false));
+    let last = Arc::clone(&enough);
+    let asking = std::thread::spawn(move || {
+        let mut asked = 0;
+        while !last.load(Ordering::Relaxed) {
+            assert!(!ask(listen).is_empty(), "an empty answer in between");
+            asked += 1;
+        }
+        asked
+    });
     let ingress = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.7" }] } } });
     let changed = Instant::now();
     assert_eq!(cluster.call("PATCH", &format!("{path}/status"), Some(&ingress.to_string())).0, 200);
-    eventually("its load balancer", || {
-        let told = ask(listen);
-        assert!(!told.is_empty(), "an empty answer in between");
-        told == ["192.0.2.7"]
-    })
-    .await;
+    eventually("its load balancer", || ask(listen) == ["192.0.2.7"]).await;
     eprintln!("a changed Service was answered after {:?}", changed.elapsed());
     // Gone, and still answered.
     delete_service(cluster, "envoy");
     make_service(cluster, "envoy", "10.0.0.31");
-    eventually("the next one", || {
-        let told = ask(listen);
-        assert!(!told.is_empty(), "an empty answer in between");
-        told == ["10.0.0.31"]
-    })
-    .await;
+    eventually("the next one", || ask(listen) == ["10.0.0.31"]).await;
+    enough.store(true, Ordering::Relaxed);
+    let asked: u32 = asking.join().expect("no empty answer");
+    assert!(asked > 2, "{asked} questions");
 }
 
 /// The addresses of an actor; nothing while the server does not answer.

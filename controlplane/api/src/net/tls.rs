@@ -305,14 +305,21 @@ pub(super) fn certificates_in(
     all.map_err(|_| no(path, "certificate"))
 }
 
-/// Refused when others than the owner may read it.
+/// Who may read a key besides its owner: nobody; or, where root keeps it for somebody else, that one's group. So a Secret of a
+/// Kubernetes pod that does not run as root.
+const fn forbidden(kept_by_root: bool, we_are_root: bool) -> u32 {
+    if kept_by_root && !we_are_root { 0o037 } else { 0o077 }
+}
+
+/// Refused when others may read it.
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let file = open(path)?;
     // Of what was opened, not of what has the name by now.
     let metadata =
         file.metadata().map_err(|source| TlsError::Read { path: path.into(), source })?;
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let forbidden = forbidden(metadata.uid() == 0, rustix::process::geteuid().is_root());
+    if mode & forbidden != 0 {
         return Err(TlsError::Readable { path: path.into(), mode });
     }
     PrivateKeyDer::from_pem_slice(&read(file, path)?).map_err(|_| no(path, "private key"))
@@ -392,5 +399,27 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_for_its_owner_alone_or_kept_by_root_for_a_group() {
+        let refused = |mode, kept_by_root, root| mode & forbidden(kept_by_root, root) != 0;
+        for (mode, kept_by_root, root, wanted) in [
+            (0o600, true, true, false),
+            (0o600, false, false, false),
+            (0o640, true, true, true),
+            (0o640, false, false, true),
+            (0o440, true, false, false),
+            (0o640, true, false, false),
+            (0o660, true, false, true),
+            (0o644, true, false, true),
+        ] {
+            assert_eq!(refused(mode, kept_by_root, root), wanted, "{mode:o}");
+        }
     }
 }
