@@ -30,7 +30,7 @@ mod stop;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use reveille_api::Zone;
+use reveille_api::{Zone, manifest::egress::IpBlock};
 use reveille_node::Cidr;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,6 +111,10 @@ pub(crate) struct Args {
     /// Folder that templates may run from; may be given more than once [default: DATA_DIR/rootfs]
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
+    /// Network that templates may let their actors reach, like 10.1.2.0/24, or 0.0.0.0/0, which names no private one; may be given
+    /// more than once [default: actors reach nobody]
+    #[arg(long, value_name = "CIDR")]
+    allow_egress: Vec<IpBlock>,
     #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]

@@ -280,13 +280,19 @@ fn up_starts_nothing_that_cannot_work() {
     let dir = tempfile::tempdir().unwrap();
     let long = "d".repeat(100);
     let route = ["--worker-cidr", "127.0.0.0/30"];
-    let cases: [([&str; 3], &[&str], i32, &str); 6] = [
+    let egress = "apiVersion: reveille.dev/v1alpha1\nkind: ActorTemplate\nmetadata: { name: a }\n\
+                  spec: { runtime: criu, rootfs: { directory: / }, command: [/a], egress: [{ cidr: 10.1.2.0/24 }] }\n";
+    let egress = &*write(&dir, "egress.yaml", egress);
+    let cases: [([&str; 3], &[&str], i32, &str); 9] = [
         (["data", "/bin/true", runsc], &[], 1, "--envoy"),
         (["data", envoy, "/bin/true"], &[], 1, "--runsc"),
         (["data", envoy, runsc], &["--worker-cidr", "10.78.0.0/30"], 1, "not for 8"),
         (["data", envoy, runsc], &route, 2, "127.0.0.0/30"),
         ([&long, envoy, runsc], &[], 2, "choose a shorter one"),
         (["data", envoy, runsc], &["--access-log", "/nowhere/log"], 2, "--access-log /nowhere/log"),
+        (["data", envoy, runsc], &["--apply", egress], 1, "add --allow-egress 10.1.2.0/24"),
+        (["data", envoy, runsc], &["--allow-egress", "10.1.2.3/8"], 2, "write 10.0.0.0/8"),
+        (["data", envoy, runsc], &["--allow-egress", "127.0.0.1/32"], 1, "--allow-egress: nobody"),
     ];
     for ([data, envoy, runsc], flags, code, named) in cases {
         let data = dir.path().join(data);

@@ -18,7 +18,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use reveille_api::{ActorKey, Stay, manifest::template::Runtime, proto};
+use reveille_api::{
+    ActorKey, Stay,
+    manifest::{egress::IpBlock, template::Runtime},
+    proto,
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -213,6 +217,13 @@ impl Nodes {
     /// True when nodes are known and none of them may run from this folder: it names what to do about that.
     pub fn forbid(&self, folder: &Path) -> bool {
         self.none_of_some(|node| node.rootfs_folders.iter().any(|f| folder.starts_with(f)))
+    }
+
+    /// True when nodes are known and none of them lets actors reach this network.
+    pub fn shut_in(&self, network: IpBlock) -> bool {
+        let names =
+            |named: &String| named.parse().is_ok_and(|named: IpBlock| named.covers(network));
+        self.none_of_some(|node| node.egress.iter().any(names))
     }
 
     /// True when nodes are known and none of them has this runtime.

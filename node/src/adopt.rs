@@ -8,6 +8,8 @@
 //! | `Suspending` | lives | not committed | resumed, endpoint given back, adopted |
 //! | anything else | | | destroyed |
 //!
+//! An adopted one reaches whom it reached, unless the new agent does not allow it any more: then nobody.
+//!
 //! Sandboxes without a record, and interfaces, namespaces and bundles without a sandbox, are removed.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -94,7 +96,20 @@ impl Candidate {
         let image = record.image.as_ref().and_then(|pin| core.images.get(&pin.digest));
         let mut activation =
             Box::new(Activation { record, runtime, process, lease, watch, image, reply });
+        let narrowed = match core.check_egress(&activation.record.egress) {
+            Ok(()) => Ok(()),
+            Err(why) => {
+                tracing::warn!(%actor, why, "a running actor reaches nobody any more");
+                activation.record.egress.clear();
+                activation
+                    .lease
+                    .shut_in()
+                    .await
+                    .map_err(|e| format!("it could not be shut in: {e}"))
+            }
+        };
         let outcome = match activation.record.phase.clone() {
+            _ if narrowed.is_err() => narrowed,
             Phase::Suspending { snapshot } if core.snapshots.get(&actor, &snapshot).is_some() => {
                 Err("its snapshot is committed".into())
             }

@@ -41,7 +41,7 @@ use crate::{
     runtime::{Kind, Runtime, Runtimes, criu::Criu, gvisor::Gvisor},
     server::Service,
     session::{self, Introduction},
-    slots::Slots,
+    slots::{Network, Slots},
     snapshots::Snapshots,
     stay::Newest,
     store::Store,
@@ -137,8 +137,13 @@ impl Config {
         let held: Vec<_> =
             known.iter().filter_map(|r| r.activation.as_ref()).map(|a| a.held()).collect();
         let living: Vec<_> = candidates.iter().map(Candidate::held).collect();
-        let slots =
-            Slots::open(&layout, self.worker_cidr, self.workers, &nft, &held, &living).await?;
+        let network = Network {
+            cidr: self.worker_cidr,
+            workers: self.workers,
+            nft: &nft,
+            egress: !self.egress_allow.is_empty(),
+        };
+        let slots = Slots::open(&layout, network, &held, &living).await?;
         let (reported, reports) = mpsc::channel(REPORTS);
         let core = Arc::new(Core {
             node: self.node.clone(),
@@ -157,6 +162,7 @@ impl Config {
             records,
             logs: Logs::new(&layout.logs),
             rootfs_allow,
+            egress_allow: self.egress_allow,
             reports: reported,
             cleanups: TaskTracker::new(),
             sandboxes: AtomicU64::new(0),
@@ -222,6 +228,7 @@ impl Config {
         if !(1..=4096).contains(&self.workers) {
             return Err(BuildError::Invalid(format!("{} workers: give 1 to 4096", self.workers)));
         }
+        checks::check_egress(&self.egress_allow).map_err(BuildError::Invalid)?;
         Ok(())
     }
 }

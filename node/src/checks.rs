@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::check::{Check, Outcome};
+use reveille_api::{
+    check::{Check, Outcome},
+    manifest::egress::IpBlock,
+};
 use rustix::thread::CapabilitySet;
 
 use crate::{
@@ -58,6 +61,7 @@ pub async fn checks(config: &Config) -> Vec<Check> {
             "run doctor with sudo",
         ));
     }
+    checks.push(egress());
     checks.push(limits());
     checks.push(freezer());
     checks.push(disk(&config.data_dir));
@@ -206,7 +210,9 @@ async fn network(config: &Config) -> Check {
         let layout = Layout::new(dir.path(), dir.path());
         layout.create().map_err(|error| error.to_string())?;
         let nft = find_program(&config.nft).ok_or("nft was not found")?;
-        let opened = slots::Slots::open(&layout, config.worker_cidr, 1, &nft, &[], &[]).await;
+        let (cidr, egress) = (config.worker_cidr, false);
+        let network = slots::Network { cidr, workers: 1, nft: &nft, egress };
+        let opened = slots::Slots::open(&layout, network, &[], &[]).await;
         let outcome = match opened {
             Ok(slots) => slots.destroy(&layout).await.map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),
@@ -228,6 +234,35 @@ async fn network(config: &Config) -> Check {
             Check::fail(NAME, format!("nothing happened for {LIMIT:?}"), "look for a hanging nft")
         }
     }
+}
+
+/// Whether a machine's settings fit what its actors may be let out to.
+pub fn check_egress(allow: &[IpBlock]) -> Result<(), String> {
+    for block in allow {
+        block.check().map_err(|why| format!("--allow-egress: {why}"))?;
+    }
+    if allow.is_empty() || forwards() {
+        return Ok(());
+    }
+    Err(format!("--allow-egress needs a machine that forwards, and {FORWARDS} is not 1: {FORWARD}"))
+}
+
+const FORWARDS: &str = "net.ipv4.ip_forward";
+const FORWARD: &str =
+    "sysctl -w net.ipv4.ip_forward=1, once its firewall is right: it then forwards for everybody";
+
+fn forwards() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether actors could be let out.
+fn egress() -> Check {
+    const NAME: &str = "egress";
+    if forwards() {
+        return Check::ok(NAME, format!("{FORWARDS} is 1: --allow-egress can be used"));
+    }
+    let found = format!("{FORWARDS} is not 1: no actor can be let out (--allow-egress)");
+    Check::warn(NAME, found, format!("if one is to be: {FORWARD}"))
 }
 
 /// Who holds actors to `resources`.

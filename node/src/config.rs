@@ -7,7 +7,7 @@ use std::{
 };
 
 use reveille_api::{
-    manifest::template::Runtime,
+    manifest::{egress::IpBlock, template::Runtime},
     net::{Address, ListenError, NoTls, Transport},
 };
 
@@ -62,6 +62,8 @@ pub struct Config {
     pub nft: PathBuf,
     /// A template's rootfs directory must lie in one of these.
     pub rootfs_allow: Vec<PathBuf>,
+    /// Networks that templates may let actors reach. None: no actor reaches anybody.
+    pub egress_allow: Vec<IpBlock>,
     /// Bytes of the disk that images may take: beyond it those leave that nobody needs, and a larger one is refused.
     pub image_cache: u64,
     /// A file like docker's `config.json`, with what registries are told of who we are. None: docker's own, if it is there.
@@ -100,6 +102,7 @@ impl Config {
             required: Vec::new(),
             nft: "nft".into(),
             rootfs_allow: Vec::new(),
+            egress_allow: Vec::new(),
             image_cache: IMAGE_CACHE,
             registry_auth: None,
             plain_http: Vec::new(),

@@ -11,7 +11,10 @@ use std::{
 use reveille_api::{
     ActorKey, Epoch, Failure, Reason,
     failure::UNFIT_HEADER,
-    manifest::template::Runtime as Kind,
+    manifest::{
+        egress::{self, Egress, IpBlock},
+        template::Runtime as Kind,
+    },
     proto::{self, node_report::Report},
 };
 use tokio::sync::mpsc;
@@ -59,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) records: Records,
     pub(crate) logs: Logs,
     pub(crate) rootfs_allow: Vec<PathBuf>,
+    pub(crate) egress_allow: Vec<IpBlock>,
     /// What the control plane is told without having asked.
     pub(crate) reports: mpsc::Sender<Report>,
     /// What goes on after a reply: removing what dead sandboxes leave behind.
@@ -149,6 +153,19 @@ impl Core {
     /// A folder that something is to run from, if it may be used.
     pub(crate) fn rootfs(&self, path: &Path) -> Result<PathBuf, String> {
         allowed(path, &self.rootfs_allow)
+    }
+
+    /// Whether an actor may be let out to all of these.
+    pub(crate) fn check_egress(&self, egress: &[Egress]) -> Result<(), String> {
+        let allow = &self.egress_allow;
+        let Some(refused) = egress::refused(egress, allow) else { return Ok(()) };
+        let allow = match allow.as_slice() {
+            [] => "nothing".into(),
+            allow => allow.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        Err(format!(
+            "the egress to {refused} is outside of what this node allows ({allow}): start the node with --allow-egress for it"
+        ))
     }
 
     /// Ends an activation, whole or half-made. Nothing of it serves when this returns; the rest of the cleaning goes

@@ -51,7 +51,7 @@ mod store;
 mod uploads;
 
 pub use app::{App, Error};
-pub use checks::{check_network, check_runsc, checks};
+pub use checks::{check_egress, check_network, check_runsc, checks};
 pub use config::{BuildError, Config};
 pub use metrics::series;
 pub use runtime::Error as RuntimeError;

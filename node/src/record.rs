@@ -21,7 +21,10 @@ use std::{
 
 use reveille_api::{
     ActorKey, Epoch,
-    manifest::template::{Resources, Runtime},
+    manifest::{
+        egress::Egress,
+        template::{Resources, Runtime},
+    },
     proto,
 };
 use serde::{Deserialize, Serialize};
@@ -116,6 +119,9 @@ pub(crate) struct ActivationRecord {
     pub(crate) thawed: Option<u64>,
     #[serde(default)]
     pub(crate) limits: Resources,
+    /// Whom it reaches while its endpoint is open.
+    #[serde(default)]
+    pub(crate) egress: Vec<Egress>,
 }
 
 /// Of records from before there was another.
@@ -275,6 +281,7 @@ mod tests {
             resumed: Some("w".into()),
             thawed: Some(3),
             limits: Resources { pids: Some(5), ..Resources::default() },
+            egress: vec![Egress { cidr: "10.1.2.0/24".parse().unwrap(), ports: Vec::new() }],
         };
         let record = |namespace, activation| Record {
             actor: ActorKey::new(namespace, "counter").unwrap(),

@@ -142,6 +142,7 @@ fn register(actors: &Actors, introduction: &Introduction) -> proto::Register {
         home: introduction.home.clone(),
         freezes: true,
         store: core.store.is_some(),
+        egress: core.egress_allow.iter().map(ToString::to_string).collect(),
         rootfs_folders: core.rootfs_allow.iter().map(|dir| dir.display().to_string()).collect(),
     }
 }

@@ -8,6 +8,8 @@
 //!                             nft: 10.213.0.2:20417 ─▶ 10.0.2.15:8080
 //! ```
 //!
+//! An actor reaches others only if its template and its node allow it: by the same way out, see [`egress`].
+//!
 //! An endpoint is the outer address and a port of one activation. The inside address never changes, because a
 //! checkpoint remembers it; so do the hardware addresses, so that nobody asks for them during a restore. The inner
 //! namespace is made after the one before it has ended, not when it is needed; it is held by its sandbox and by
@@ -21,8 +23,10 @@
 
 mod cidr;
 mod connections;
+mod egress;
 mod firewall;
 mod host;
+mod lease;
 mod links;
 mod netns;
 mod ports;
@@ -31,7 +35,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -39,18 +43,20 @@ use std::{
     time::Duration,
 };
 
-use reveille_api::{ActorKey, Epoch};
+use reveille_api::{ActorKey, Epoch, manifest::egress::IpBlock};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::TaskTracker;
 
 pub use cidr::{Cidr, InvalidCidr};
 pub(crate) use host::remove_all;
+pub(crate) use lease::Lease;
 pub(crate) use netns::{Netns, thread};
 
 use crate::{config::Layout, files};
 use cidr::Subnet;
 use firewall::Firewall;
 use host::{choose_subnets, connect, is_netns, remove_orphans};
+use lease::Vacate;
 use links::Peer;
 use ports::Ledger;
 
@@ -102,12 +108,27 @@ pub enum Error {
     /// The machine's network cannot be read.
     #[error("cannot read the machine's network")]
     Host(#[source] io::Error),
+    /// The machine's rules cannot be set, or not be taken away.
+    #[error("cannot set the machine's rules for egress")]
+    Rules(#[source] io::Error),
+}
+
+/// What an operator says of the workers' network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<'a> {
+    pub(crate) cidr: Cidr,
+    pub(crate) workers: u32,
+    /// The program.
+    pub(crate) nft: &'a Path,
+    /// Actors may be let out.
+    pub(crate) egress: bool,
 }
 
 /// All slots of a node.
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: BTreeMap<u32, Arc<Slot>>,
+    firewall: Firewall,
     recycling: TaskTracker,
 }
 
@@ -120,6 +141,8 @@ struct Slot {
     /// Beyond the workers: what is to be removed when its activation has ended.
     spare: Option<Names>,
     firewall: Firewall,
+    /// The addresses of workers, which no other worker reaches.
+    workers: Arc<[IpBlock]>,
     ledger: Arc<Ledger>,
     wiring: Arc<tokio::sync::Mutex<Wiring>>,
     occupant: Mutex<Option<(ActorKey, Epoch)>>,
@@ -174,9 +197,7 @@ impl Slots {
     /// everything else that bears our prefix is removed first.
     pub(crate) async fn open(
         layout: &Layout,
-        cidr: Cidr,
-        workers: u32,
-        nft: &std::path::Path,
+        Network { cidr, workers, nft, egress }: Network<'_>,
         held: &[Held],
         living: &[Held],
     ) -> Result<Self, Error> {
@@ -205,15 +226,22 @@ impl Slots {
             .await
             .map_err(Error::Host)?;
         let ledger = Arc::new(ledger);
-        let firewall = Firewall::new(nft);
+        let firewall = Firewall::new(nft, &layout.prefix);
+        let guarded = if egress { firewall.guard().await } else { firewall.unguard().await };
+        guarded.map_err(Error::Rules)?;
+        let elsewhere = subnets.values().filter(|subnet| !cidr.contains(**subnet));
+        let ranges: Arc<[_]> =
+            elsewhere.map(|subnet| subnet.block()).chain([cidr.block()]).collect();
         let made = subnets.into_iter().map(|(index, subnet)| {
             let (names, keep) = (names(index), keep.contains(&index));
-            let spare = (index >= workers).then(|| names.clone());
+            let (spare, ranges) = ((index >= workers).then(|| names.clone()), ranges.clone());
             let slot = Slot::open(index, names, subnet, keep, &firewall, &ledger);
-            async move { slot.await.map(|slot| (index, Arc::new(Slot { spare, ..slot }))) }
+            async move {
+                slot.await.map(|slot| (index, Arc::new(Slot { spare, workers: ranges, ..slot })))
+            }
         });
         let slots = futures::future::try_join_all(made).await?.into_iter().collect();
-        let slots = Self { slots, recycling: TaskTracker::new() };
+        let slots = Self { slots, firewall, recycling: TaskTracker::new() };
         for slot in slots.slots.values().filter(|slot| !keep.contains(&slot.index)) {
             let wiring = slot.wiring.clone().lock_owned().await;
             slots.recycling.spawn(slot.clone().give_back(wiring));
@@ -238,10 +266,10 @@ impl Slots {
             *occupant = Some((actor.clone(), epoch));
         }
         // A caller that gives up while it waits must not leave the slot occupied.
-        let vacate = Vacate(Some(slot.clone()));
+        let vacate = Vacate::of(slot.clone());
         let wiring = slot.wiring.clone().lock_owned().await;
         vacate.keep();
-        Ok(Lease { slot: slot.clone(), wiring, recycling: self.recycling.clone() })
+        Ok(Lease::new(slot.clone(), wiring, self.recycling.clone()))
     }
 
     /// Takes over the slot of an activation of an earlier agent; `None` when it is not whole any more.
@@ -258,7 +286,7 @@ impl Slots {
         wiring.link = Some(held.link.clone());
         wiring.generation = held.link.trim_start_matches("in").parse().unwrap_or_default();
         *slot.occupant() = Some((actor.clone(), epoch));
-        Some(Lease { slot: slot.clone(), wiring, recycling: self.recycling.clone() })
+        Some(Lease::new(slot.clone(), wiring, self.recycling.clone()))
     }
 
     /// Makes those ready that were kept for an adoption which then did not happen. Clients of what was there are told.
@@ -285,7 +313,8 @@ impl Slots {
     /// Removes every slot. Their activations must be gone.
     pub(crate) async fn destroy(&self, layout: &Layout) -> io::Result<()> {
         self.settle().await;
-        remove_orphans(layout, Vec::new()).await
+        remove_orphans(layout, Vec::new()).await?;
+        self.firewall.unguard().await
     }
 }
 
@@ -341,6 +370,7 @@ impl Slot {
             outer,
             spare: None,
             firewall,
+            workers: Arc::default(),
             ledger,
             wiring,
             occupant,
@@ -371,13 +401,11 @@ impl Slot {
         links::inside(None, move |links| async move { links.delete(&link).await }).await
     }
 
-    /// Refuses connections, and tells those who have one.
+    /// Refuses connections, either way, and tells those who have one.
     async fn hang_up(&self) -> io::Result<()> {
-        self.firewall.close(&self.outer).await?;
-        let worker = self.subnet.worker();
-        let reset = self.outer.enter(move || connections::reset_clients(worker)).await;
-        if let Err(error) = reset.flatten() {
-            tracing::debug!(%error, "clients of a sandbox that is gone were not told");
+        self.firewall.install(&self.outer).await?;
+        if let Err(error) = self.outer.enter(connections::reset_peers).await.flatten() {
+            tracing::debug!(%error, "those connected to a sandbox that is gone were not told");
         }
         Ok(())
     }
@@ -399,7 +427,7 @@ impl Slot {
         wiring.generation += 1;
         let link = format!("in{}", wiring.generation);
         let inner = Netns::create().await?;
-        let (fd, name) = (inner.raw_fd(), link.clone());
+        let (fd, name, host) = (inner.raw_fd(), link.clone(), self.subnet.host());
         let rewired = links::inside(Some(&self.outer), move |links| async move {
             // All of them: one may be left of an agent that died.
             let stale = links.names().await?.into_iter().filter(|(_, name)| name.starts_with("in"));
@@ -412,7 +440,8 @@ impl Slot {
             let peer = Peer { name: "eth0", ns: fd, mac: Some(INSIDE_MAC) };
             links.add_veth(&name, Some(GATEWAY_MAC), peer).await?;
             let index = links.configure(&name, GATEWAY, INSIDE_BITS).await?;
-            links.add_neighbour(index, INSIDE, INSIDE_MAC).await
+            links.add_neighbour(index, INSIDE, INSIDE_MAC).await?;
+            links.default_route(host).await
         });
         if let Err(error) = rewired.await {
             wiring.link = old;
@@ -438,98 +467,5 @@ impl Slot {
         let (ledger, index) = (self.ledger.clone(), self.index);
         let port = files::blocking(move || ledger.take(index)).await?;
         Ok(SocketAddrV4::new(self.subnet.worker(), port))
-    }
-}
-
-/// The right to a slot. See the module for what dropping it means.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    slot: Arc<Slot>,
-    wiring: OwnedMutexGuard<Wiring>,
-    recycling: TaskTracker,
-}
-
-impl Lease {
-    /// A port that no activation of this worker had within the quarantine.
-    pub(crate) async fn next_endpoint(&self) -> io::Result<SocketAddrV4> {
-        match self.wiring.prepared {
-            Some(prepared) => Ok(prepared.endpoint),
-            None => self.slot.next_endpoint().await,
-        }
-    }
-
-    pub(crate) fn held(&self, endpoint: SocketAddrV4) -> Held {
-        let link = self.wiring.link.clone().unwrap_or_default();
-        Held { index: self.slot.index, link, endpoint }
-    }
-
-    /// A fresh inside, after what had this one has ended.
-    pub(crate) async fn renew(&mut self) -> io::Result<()> {
-        self.slot.renew(&mut self.wiring).await
-    }
-
-    /// The namespace for the sandbox.
-    pub(crate) fn netns(&self) -> PathBuf {
-        self.wiring.inner.as_ref().map(Netns::path).unwrap_or_default()
-    }
-
-    /// From now on the sandbox holds its namespace, and it ends with the sandbox.
-    pub(crate) fn let_go_of_netns(&mut self) {
-        self.wiring.inner = None;
-    }
-
-    /// Connections to the endpoint reach this port of the sandbox. Nothing is left to do where that was foreseen.
-    pub(crate) async fn open_first(
-        &mut self,
-        endpoint: SocketAddrV4,
-        inner: u16,
-    ) -> io::Result<()> {
-        self.slot.usual_port.store(inner, Ordering::Relaxed);
-        match self.wiring.prepared.take() {
-            Some(prepared) if (prepared.endpoint, prepared.inner) == (endpoint, inner) => Ok(()),
-            Some(_) => {
-                self.close().await?;
-                self.open(endpoint, inner).await
-            }
-            None => self.open(endpoint, inner).await,
-        }
-    }
-
-    /// Connections to the endpoint, which was closed, reach this port of the sandbox again.
-    pub(crate) async fn open(&self, endpoint: SocketAddrV4, inner: u16) -> io::Result<()> {
-        self.slot.firewall.open(&self.slot.outer, endpoint.port(), inner).await
-    }
-
-    /// Connections to the endpoint are refused, those that exist are reset. Closing it again is well too.
-    pub(crate) async fn close(&self) -> io::Result<()> {
-        self.slot.firewall.close(&self.slot.outer).await
-    }
-
-    /// Ends the connections made through an endpoint that is closed, so that the sandbox has none open.
-    pub(crate) async fn end_connections(&self, endpoint: SocketAddrV4) -> io::Result<()> {
-        self.slot.outer.enter(move || connections::end_all(endpoint)).await?
-    }
-
-    /// Gives the slot back. It gets a fresh inside before anybody has it again; that goes on in the background.
-    pub(crate) fn recycle(self) {
-        *self.slot.occupant() = None;
-        self.recycling.spawn(self.slot.give_back(self.wiring));
-    }
-}
-
-/// Undoes an occupation unless it is kept.
-struct Vacate(Option<Arc<Slot>>);
-
-impl Vacate {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Vacate {
-    fn drop(&mut self) {
-        if let Some(slot) = &self.0 {
-            *slot.occupant() = None;
-        }
     }
 }

@@ -16,6 +16,8 @@ mod burst;
 mod control_plane;
 #[path = "node/disk.rs"]
 mod disk;
+#[path = "node/egress.rs"]
+mod egress;
 #[path = "node/failure.rs"]
 mod failure;
 #[path = "node/freeze.rs"]

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use reveille_api::{
-    manifest::quantity::Bytes,
+    manifest::{egress::IpBlock, quantity::Bytes},
     net::{self, Address},
 };
 use reveille_node::Cidr;
@@ -62,6 +62,10 @@ pub(crate) struct Args {
     /// Folder that templates may run from; may be given more than once
     #[arg(long, value_name = "DIR")]
     allow_rootfs: Vec<PathBuf>,
+    /// Network that templates may let their actors reach, like 10.1.2.0/24, or 0.0.0.0/0, which names no private one; may be given
+    /// more than once [default: actors reach nobody]
+    #[arg(long, value_name = "CIDR")]
+    allow_egress: Vec<IpBlock>,
     #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]
@@ -132,6 +136,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 impl Args {
     fn config(self) -> Result<reveille_node::Config> {
         self.runtimes.check().map_err(Error::failed)?;
+        reveille_node::check_egress(&self.allow_egress).map_err(Error::failed)?;
         let default = self.runtimes.complete(reveille_node::Config::new(self.data_dir));
         Ok(reveille_node::Config {
             transport: self.tls.transport(net::Role::Node, Some(&self.name))?,
@@ -144,6 +149,7 @@ impl Args {
             labels: self.label.into_iter().collect(),
             worker_cidr: self.worker_cidr,
             rootfs_allow: self.allow_rootfs,
+            egress_allow: self.allow_egress,
             registry_auth: self.images.registry_auth,
             plain_http: self.images.plain_http,
             image_cache: self.images.image_cache.0,

@@ -101,6 +101,9 @@ impl Plan {
                 for folder in self.allowed_folders() {
                     line.with("--allow-rootfs", folder);
                 }
+                for network in &args.allow_egress {
+                    line.with("--allow-egress", network.to_string());
+                }
                 &mut line
             }
             Part::Router => {

@@ -10,7 +10,7 @@ use std::{
 
 use reveille_api::{
     check::{Check, Outcome},
-    manifest::Manifest,
+    manifest::{Manifest, egress},
     net::LONGEST_SOCKET,
 };
 use reveille_envoy::{certificate::Files, supervisor};
@@ -102,6 +102,7 @@ fn found(args: &Args, manifests: &[Manifest]) -> Result<(PathBuf, PathBuf)> {
     let envoy = tools::find("envoy", args.envoy.as_deref()).map_err(Error::failed)?;
     args.runtimes.check().map_err(Error::failed)?;
     tools::find(tools::NFT, None).map_err(Error::failed)?;
+    reveille_node::check_egress(&args.allow_egress).map_err(Error::failed)?;
     all_there(args, manifests)?;
     let data_dir = std::path::absolute(&args.data_dir)
         .map_err(|error| Error::because("--data-dir", &error))?;
@@ -172,7 +173,7 @@ async fn sound(args: &Args, data_dir: &Path, envoy: &Path) -> Result {
     reveille_node::check_network(&node).await.map_err(|error| Error::failed(chain(&error)))
 }
 
-/// Every folder that something is to run from is there.
+/// Every folder that something is to run from is there, and nothing is to reach what it may not.
 fn all_there(args: &Args, manifests: &[Manifest]) -> Result {
     for folder in &args.allow_rootfs {
         if !folder.is_dir() {
@@ -187,6 +188,12 @@ fn all_there(args: &Args, manifests: &[Manifest]) -> Result {
                 "template {name} runs from {}, and there is no such folder: make it first (the demo's: \
                  deploy/setup.sh)",
                 folder.display()
+            )));
+        }
+        if let Some(network) = egress::refused(manifest.egress(), &args.allow_egress) {
+            let name = &manifest.metadata.name;
+            return Err(Error::failed(format!(
+                "template {name} is to reach {network}, which is not allowed: add --allow-egress {network}, or take it out of spec.egress"
             )));
         }
     }

@@ -7,6 +7,8 @@
 //! | links inside a worker | loopback, the uplink, one end for the next sandbox |
 //! | namespaces the agent holds | two for each worker: its own, and the next sandbox's |
 //! | endpoints in a worker's rules | the next one, which nobody knows yet; in the map and in the set of the living alike |
+//! | whom a worker's rules let out | nobody |
+//! | tables of the host | none: no node of these tests may let an actor out |
 //! | cgroups | none |
 //! | files | no bundle, nothing of runsc, no draft; snapshots that somebody names, and no other |
 
@@ -63,6 +65,9 @@ impl Node<'_> {
         let host: Vec<_> = host.into_iter().filter(|name| name.starts_with(&prefix)).collect();
         count(&mut leaks, "links of the host", &host, self.workers as usize);
         count(&mut leaks, "pinned namespaces", &pins(data), self.workers as usize);
+        let tables = run(&["nft", "list", "tables"]);
+        let tables: Vec<_> = tables.lines().filter(|line| line.contains(&prefix)).collect();
+        count(&mut leaks, "tables of the host", &tables, 0);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let dir = data.display().to_string();
         let mounts: Vec<_> = mounts.lines().filter(|line| line.contains(&dir)).collect();
@@ -136,6 +141,9 @@ fn inside(pin: &Path, leaks: &mut Vec<String>) {
     if endpoints != live {
         leaks.push(format!("endpoints {endpoints:?} in {}, living {live:?}", pin.display()));
     }
+    let egress = run(&["nsenter", &enter, "nft", "list", "chain", "ip", "reveille", "egress"]);
+    let accepts: Vec<_> = egress.lines().filter(|line| line.contains("accept")).collect();
+    count(leaks, &format!("whom {} lets out", pin.display()), &accepts, 0);
     let tables = run(&["nsenter", &enter, "nft", "list", "tables"]);
     count(leaks, &format!("tables in {}", pin.display()), &tables.lines(), 1);
 }

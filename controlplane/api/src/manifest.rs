@@ -3,6 +3,7 @@
 //! One module reads them for every caller: the client from a YAML file (errors name the line), the control plane and
 //! the node from JSON. A manifest that parses here is valid; [`Spec::check`] holds every rule.
 
+pub mod egress;
 mod image;
 pub mod quantity;
 mod read;
@@ -128,6 +129,14 @@ impl Manifest {
         match &self.spec {
             Spec::ActorTemplate(spec) => spec.rootfs.folder(),
             _ => None,
+        }
+    }
+
+    /// Whom a template's actors are to open connections to.
+    pub fn egress(&self) -> &[egress::Egress] {
+        match &self.spec {
+            Spec::ActorTemplate(spec) => &spec.egress,
+            _ => &[],
         }
     }
 

@@ -113,6 +113,9 @@ async fn the_whole_way_of_an_actor_over_the_sockets() {
     // The node said which folders it may run from, and this template's is none of them.
     let forbidden = rig.apply(r#","port":8081"#).await.unwrap().warnings;
     assert!(forbidden[0].contains("no node may run from /"), "{forbidden:?}");
+    let egress = r#","port":8081,"egress":[{"cidr":"192.0.2.0/24"}]"#;
+    let shut_in = rig.apply(egress).await.unwrap().warnings;
+    assert!(shut_in[1].contains("no node lets actors reach 192.0.2.0/24"), "{shut_in:?}");
     let criu = TEMPLATE.replace("EXTRA", "").replace("gvisor", "criu");
     let criu = criu.replace("\"t\"", "\"of-criu\"");
     let applied =

@@ -71,3 +71,21 @@ async fn what_one_node_may_run_is_not_forbidden_because_another_may_not() {
     assert!(!nodes.forbid(srv) && !nodes.lack(Runtime::Criu));
     assert!(nodes.forbid(Path::new("/srv-other/app")), "a folder, not a prefix");
 }
+
+#[tokio::test(start_paused = true)]
+async fn actors_are_shut_in_when_no_node_names_their_network() {
+    let nodes = nodes();
+    let network = |text: &str| text.parse().unwrap();
+    assert!(!nodes.shut_in(network("1.1.1.1/32")), "nothing is known yet");
+    let join = |node: &str, egress: &[&str]| {
+        let (instance, node) = (node.into(), node.into());
+        let egress = egress.iter().map(ToString::to_string).collect();
+        let register = register("home");
+        nodes.join(proto::Register { node, instance, egress, ..register })
+    };
+    join("n1", &[]).unwrap();
+    assert!(nodes.shut_in(network("1.1.1.1/32")));
+    join("n2", &["0.0.0.0/0", "10.1.0.0/16"]).unwrap();
+    assert!(!nodes.shut_in(network("1.1.1.1/32")) && !nodes.shut_in(network("10.1.2.0/24")));
+    assert!(nodes.shut_in(network("10.2.0.0/24")), "a private one is not named with all");
+}

@@ -53,6 +53,15 @@ impl ControlService {
         ))
     }
 
+    /// The same of one whose actors no node lets out.
+    fn shut_in(&self, manifest: &Manifest) -> Option<String> {
+        let mut networks = manifest.egress().iter().map(|egress| egress.cidr);
+        let network = networks.find(|network| self.fleet.nodes.shut_in(*network))?;
+        Some(format!(
+            "no node lets actors reach {network}: start one with --allow-egress for it, or take it out of spec.egress"
+        ))
+    }
+
     fn check_namespace(&self, request: &proto::ListRequest) -> Result<(), Status> {
         match request.namespace.as_str() {
             "" => Ok(()),
@@ -92,7 +101,8 @@ impl Control for ControlService {
         let kind = manifest.spec.kind().to_owned();
         let namespace = manifest.namespace().unwrap_or_default().to_owned();
         let name = manifest.metadata.name.clone();
-        let impossible = [self.lacking(&manifest), self.forbidden(&manifest)];
+        let impossible =
+            [self.lacking(&manifest), self.forbidden(&manifest), self.shut_in(&manifest)];
         if check {
             self.fleet.catalog.check(&manifest)?;
             let (outcome, warnings) = (0, impossible.into_iter().flatten().collect());

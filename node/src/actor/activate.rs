@@ -87,6 +87,7 @@ pub(super) async fn activate(
         Rootfs::Directory(path) => Some(core.rootfs(path).map_err(OpError::Invalid)?),
         Rootfs::Image(_) | Rootfs::OciLayout(_) => None,
     };
+    core.check_egress(&request.template.egress).map_err(OpError::Invalid)?;
     let runtime = core.runtime(request.template.runtime).map_err(OpError::Invalid)?;
     let lease = tokio::select! {
         lease = core.slots.lease(index, &actor, request.epoch) => lease,
@@ -257,6 +258,7 @@ impl Attempt<'_> {
             resumed: None,
             thawed: None,
             limits: spec.resources.clone(),
+            egress: spec.egress.clone(),
         };
         self.save(&record)?;
         let fetch = self.begin.elapsed();
@@ -326,6 +328,9 @@ impl Attempt<'_> {
         endpoint: SocketAddrV4,
     ) -> Result<Booted, OpError> {
         let spec = &self.request.template;
+        // Before it runs: it may want somebody at once.
+        let let_out = lease.let_out(&spec.egress).await;
+        let_out.map_err(|e| self.failure(format!("it was not let out: {e}")))?;
         let check = Check::new(SocketAddr::V4(endpoint), &sandbox.identity.actor, spec);
         let launched = async {
             let launched = match image {

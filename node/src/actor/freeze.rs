@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  written down ─▶ endpoint closed, connections ended ─▶ frozen     a failure: thawed, endpoint open, it serves as before
-//!  thawed ─▶ endpoint open ─▶ written down                          a failure: it is of no use, and ended
+//!  let out, thawed ─▶ endpoint open ─▶ written down                 a failure: it is of no use, and ended
 //! ```
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Driver, Reply, Stage,
     activate::chain,
-    suspend::{give_back, save},
+    suspend::{give_back, let_out, save},
 };
 use crate::{
     core::{Activation, Core, OpError},
@@ -156,11 +156,13 @@ async fn thaw(
     fence: Fence,
     mut activation: Box<Activation>,
 ) -> Turned {
-    let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
-    let served = match thawed.map_err(|error| chain(&error)) {
-        Ok(()) => give_back(&core, &actor, fence, &mut activation).await,
-        Err(error) => Err(error),
+    let thawed = async {
+        let_out(&activation).await?;
+        let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
+        thawed.map_err(|error| chain(&error))?;
+        give_back(&core, &actor, fence, &mut activation).await
     };
+    let served = thawed.await;
     core.metrics.turned(Turn::Thaw, End::of(&served));
     match served {
         Ok(()) => Turned::Done(activation),

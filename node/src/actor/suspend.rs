@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  endpoint closed, connections ended ─▶ pause ─▶ checkpoint ─▶ sync, hash ─▶ ║ commit ║ ─▶ kill ─▶ slot recycled
-//!        └───────────────────────────────┴──────────┴─────────────┴──────▶ resume ─▶ endpoint open: it serves as before
+//!        └───────────────────────────────┴──────────┴─────────────┴──────▶ let out, resume ─▶ endpoint open: it serves as before
 //!                 Resume, a failure or the deadline
 //! ```
 //!
 //! The [`Gate`] decides between a commit and a Resume that come together: exactly one of them passes.
 
 use std::{
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -259,12 +260,31 @@ pub(crate) async fn come_back(
     fence: Fence,
     activation: &mut Activation,
 ) -> Result<(), String> {
+    let_out(activation).await?;
     let (runtime, sandbox) = (&activation.runtime, &activation.record.sandbox);
     // One that was frozen may have come no further, and a frozen runtime would not hear that it is to resume.
     runtime.thaw(sandbox).await.map_err(|error| chain(&error))?;
     let resumed = runtime.resume(sandbox).await;
     resumed.map_err(|error| chain(&error))?;
     give_back(core, actor, fence, activation).await
+}
+
+/// Gives an activation back whom it reaches, before its processes run.
+pub(super) async fn let_out(activation: &Activation) -> Result<(), String> {
+    let let_out = retried(|| activation.lease.let_out(&activation.record.egress)).await;
+    let_out.map_err(|e| format!("it could not be let out again: {e}"))
+}
+
+async fn retried<F: Future<Output = io::Result<()>>>(attempt: impl Fn() -> F) -> io::Result<()> {
+    let mut done = Ok(());
+    for _ in 0..TRIES {
+        done = attempt().await;
+        if done.is_ok() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    done
 }
 
 /// The endpoint, to an activation whose processes run.
@@ -274,14 +294,8 @@ pub(super) async fn give_back(
     fence: Fence,
     activation: &mut Activation,
 ) -> Result<(), String> {
-    let mut opened = Ok(());
-    for _ in 0..TRIES {
-        opened = activation.lease.open(activation.record.endpoint, activation.record.port).await;
-        if opened.is_ok() {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    let (lease, record) = (&activation.lease, &activation.record);
+    let opened = retried(|| lease.open(record.endpoint, record.port)).await;
     opened.map_err(|e| format!("the endpoint could not be given back: {e}"))?;
     // A runtime may call one running whose process is dead but not yet reaped.
     if activation.process.is_over() {

@@ -2,14 +2,12 @@
 
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
+use reveille_api::manifest::egress::IpBlock;
 use serde::{Deserialize, Serialize};
 
 /// An IPv4 network, `10.213.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    base: Ipv4Addr,
-    bits: u8,
-}
+pub struct Cidr(IpBlock);
 
 /// Not a network that workers can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +18,7 @@ pub struct InvalidCidr(String);
 
 impl Default for Cidr {
     fn default() -> Self {
-        Self { base: Ipv4Addr::new(10, 213, 0, 0), bits: 16 }
+        Self(IpBlock::of(Ipv4Addr::new(10, 213, 0, 0), 16))
     }
 }
 
@@ -29,32 +27,32 @@ impl FromStr for Cidr {
 
     fn from_str(s: &str) -> Result<Self, InvalidCidr> {
         let invalid = || InvalidCidr(s.into());
-        let (base, bits) = s.split_once('/').ok_or_else(invalid)?;
-        let cidr = Self {
-            base: base.parse().map_err(|_| invalid())?,
-            bits: bits.parse().map_err(|_| invalid())?,
-        };
-        let usable = !cidr.base.is_loopback() && !cidr.base.is_multicast();
-        let whole = (8..=30).contains(&cidr.bits) && cidr.base.to_bits() & !mask(cidr.bits) == 0;
-        if usable && whole { Ok(cidr) } else { Err(invalid()) }
+        let block: IpBlock = s.parse().map_err(|_| invalid())?;
+        let usable = !block.base().is_loopback() && !block.base().is_multicast();
+        let fits = (8..=30).contains(&block.bits());
+        if usable && fits { Ok(Self(block)) } else { Err(invalid()) }
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.bits)
+        self.0.fmt(f)
     }
 }
 
 impl Cidr {
+    pub(crate) fn block(self) -> IpBlock {
+        self.0
+    }
+
     /// Its /30 networks.
     pub(crate) fn subnets(self) -> impl Iterator<Item = Subnet> {
-        let count = 1_u32 << (30 - u32::from(self.bits));
-        (0..count).map(move |n| Subnet(Ipv4Addr::from_bits(self.base.to_bits() + 4 * n)))
+        let count = 1_u32 << (Subnet::BITS - self.0.bits());
+        (0..count).map(move |n| Subnet(Ipv4Addr::from_bits(self.0.base().to_bits() + 4 * n)))
     }
 
     pub(crate) fn contains(self, subnet: Subnet) -> bool {
-        subnet.0.to_bits() & mask(self.bits) == self.base.to_bits()
+        self.0.contains(subnet.block())
     }
 }
 
@@ -74,16 +72,15 @@ impl Subnet {
         Ipv4Addr::from_bits(self.0.to_bits() + 2)
     }
 
+    pub(crate) fn block(self) -> IpBlock {
+        IpBlock::of(self.0, Self::BITS)
+    }
+
     /// True when it shares an address with that network.
     pub(crate) fn overlaps(self, addr: Ipv4Addr, bits: u8) -> bool {
-        let common = mask(bits.min(Self::BITS));
-        self.0.to_bits() & common == addr.to_bits() & common
+        let other = IpBlock::of(addr, bits);
+        self.block().contains(other) || other.contains(self.block())
     }
-}
-
-/// `bits` is 1 to 32 or 0, which masks nothing.
-fn mask(bits: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0)
 }
 
 #[cfg(test)]

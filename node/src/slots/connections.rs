@@ -1,4 +1,4 @@
-//! Connections into a sandbox: finding them, and ending them from either side.
+//! Connections into a sandbox, and out of it: finding them, and ending them from either side.
 //!
 //! A checkpoint of gVisor ends the connections that are open, but while it is written: a server that waits for events
 //! with epoll then never sees another one after the restore (gvisor#13920 is of this kind), unless the image is
@@ -18,10 +18,13 @@
 //! A sandbox that is gone without having ended its connections leaves clients that wait for an answer: their packets
 //! are answered by nobody, or they have none to send. They are made to speak in the same way, in the endpoint's name.
 //!
+//! Those that the sandbox has made are ended just so, with the server it called in the client's place. One that is not made yet
+//! answers the SYN with its own (RFC 9293, simultaneous open), and the reset that follows refuses it.
+//!
 //! The SYN carries a byte, which makes gVisor answer each one; a SYN's byte is never given to the server.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd},
@@ -58,6 +61,7 @@ const TUPLE_REPLY: u16 = 2;
 const PROTO_STATE: u16 = 4;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
+const IP_SOURCE: u16 = 1;
 const IP_DESTINATION: u16 = 2;
 const PROTO_NUMBER: u16 = 1;
 const PROTO_SOURCE: u16 = 2;
@@ -79,27 +83,30 @@ const LONG: Duration = Duration::from_millis(128);
 const SILENCE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// A connection into a sandbox.
+/// A connection into a sandbox, or out of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flow {
-    client: SocketAddrV4,
-    /// The port of the endpoint.
-    endpoint: u16,
+    /// The other end.
+    peer: SocketAddrV4,
+    /// The sandbox's end as the other one knows it: the endpoint, or what the worker's rules made of the sandbox's address.
+    outside: SocketAddrV4,
     /// The sandbox's port.
     port: u16,
+    /// Made by the sandbox.
+    outgoing: bool,
     /// As conntrack has it.
     state: u8,
 }
 
 impl Flow {
     /// Established, or closed by one side.
-    fn held_by_client(&self) -> bool {
+    fn held_by_peer(&self) -> bool {
         (SYN_RECV..=CLOSE_WAIT).contains(&self.state)
     }
 
-    /// Not closed by both sides. CLOSE does not say that: a client that speaks after its endpoint was closed is answered
-    /// with a reset by the rules, which takes conntrack to it, and the server has heard nothing.
-    fn held_by_server(&self) -> bool {
+    /// Not closed by both sides. CLOSE does not say that: a peer that speaks after its endpoint was closed is answered
+    /// with a reset by the rules, which takes conntrack to it, and the sandbox has heard nothing.
+    fn held_by_sandbox(&self) -> bool {
         self.state != TIME_WAIT
     }
 }
@@ -111,28 +118,31 @@ struct Pair {
     to: SocketAddrV4,
 }
 
-/// Ends every connection made through the endpoint, in the thread's namespace. The endpoint must be closed.
+/// Ends every connection made through the endpoint or by the sandbox, in the thread's namespace. The endpoint must be closed.
 pub(super) fn end_all(endpoint: SocketAddrV4) -> io::Result<()> {
-    let flows = flows()?.into_iter();
-    let flows = flows.filter(|flow| flow.endpoint == endpoint.port() && flow.held_by_server());
-    let open =
-        flows.map(|flow| Pair { from: flow.client, to: SocketAddrV4::new(INSIDE, flow.port) });
+    let ours = |flow: &Flow| flow.outgoing || flow.outside.port() == endpoint.port();
+    let flows = flows()?.into_iter().filter(|flow| ours(flow) && flow.held_by_sandbox());
+    let inside = |port| SocketAddrV4::new(INSIDE, port);
+    let open = flows.map(|flow| (Pair { from: flow.peer, to: inside(flow.port) }, flow.outside));
     // The rules reset the sandbox's end.
-    end(open.collect(), |pair, heard| (Pair { from: endpoint, to: pair.from }, heard.sequence))
+    end(open.collect(), |pair, outside, heard| {
+        (Pair { from: outside, to: pair.from }, heard.sequence)
+    })
 }
 
-/// Ends every connection into the thread's namespace at the client's end. There is no sandbox any more.
-pub(super) fn reset_clients(worker: Ipv4Addr) -> io::Result<()> {
-    let flows = flows()?.into_iter().filter(Flow::held_by_client);
-    let open = flows
-        .map(|flow| Pair { from: SocketAddrV4::new(worker, flow.endpoint), to: flow.client })
-        .collect();
-    end(open, |pair, heard| (pair, heard.acknowledged))
+/// Ends every connection of the thread's namespace at the other end. There is no sandbox any more.
+pub(super) fn reset_peers() -> io::Result<()> {
+    let flows = flows()?.into_iter().filter(Flow::held_by_peer);
+    let open = flows.map(|flow| (Pair { from: flow.outside, to: flow.peer }, flow.outside));
+    end(open.collect(), |pair, _, heard| (pair, heard.acknowledged))
 }
 
 /// Makes each speak whose connection is still there and sends the reset that follows from what it says, until all are
-/// gone.
-fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> io::Result<()> {
+/// gone. Beside each is the sandbox's end as others know it.
+fn end(
+    mut open: BTreeMap<Pair, SocketAddrV4>,
+    reset: impl Fn(Pair, SocketAddrV4, Heard) -> (Pair, u32),
+) -> io::Result<()> {
     if open.is_empty() {
         return Ok(());
     }
@@ -146,16 +156,14 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
     let mut sequence = 0;
     while begin.elapsed() < LIMIT && progress.elapsed() < SILENCE {
         let before = open.len();
-        for pair in &open {
+        for pair in open.keys() {
             say(&mouth, *pair, SYN, sequence, &[0])?;
         }
         sequence ^= 1 << 31;
         let deadline = Instant::now() + patience;
         while let Some(heard) = hear(&ear, deadline)? {
             let pair = heard.pair;
-            if !open.contains(&pair) {
-                continue;
-            }
+            let Some(outside) = open.get(&pair) else { continue };
             if heard.flags & SYN != 0 {
                 // What the SYN began must not stay: for a sandbox it would be in the way of this client's port.
                 say(&mouth, pair, RST, heard.acknowledged, &[])?;
@@ -163,7 +171,7 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
             } else if heard.flags & RST != 0 {
                 open.remove(&pair);
             } else if heard.flags & ACK != 0 {
-                let (pair, sequence) = reset(pair, heard);
+                let (pair, sequence) = reset(pair, *outside, heard);
                 say(&mouth, pair, RST, sequence, &[])?;
             }
             if open.is_empty() {
@@ -177,7 +185,7 @@ fn end(mut open: BTreeSet<Pair>, reset: impl Fn(Pair, Heard) -> (Pair, u32)) -> 
         patience = LONG.min(patience * 2);
     }
     let left = open.len();
-    Err(io::Error::other(format!("{left} of {count} connections to the actor could not be ended")))
+    Err(io::Error::other(format!("{left} of {count} connections of the actor could not be ended")))
 }
 
 /// A TCP packet: the answer to what was said to a pair.
@@ -279,7 +287,7 @@ pub(super) fn forget_all() -> io::Result<()> {
     check_error(&reply[..length])
 }
 
-/// What conntrack remembers of connections through endpoints.
+/// What conntrack remembers of connections through endpoints, and out.
 fn flows() -> io::Result<Vec<Flow>> {
     let socket = ask(CONNTRACK_GET, REQUEST | DUMP)?;
     let mut flows = Vec::new();
@@ -351,21 +359,32 @@ fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 fn flow(message: &[u8]) -> Option<Flow> {
-    let port = |proto, kind| Some(u16::from_be_bytes(attribute(proto, kind)?.try_into().ok()?));
-    let original = attribute(attribute(message, TUPLE_ORIGINAL)?, TUPLE_PROTO)?;
-    if attribute(original, PROTO_NUMBER)? != [TCP] {
-        return None;
-    }
-    let endpoint = port(original, PROTO_DESTINATION)?;
+    let original = ends(attribute(message, TUPLE_ORIGINAL)?)?;
+    let reply = ends(attribute(message, TUPLE_REPLY)?)?;
     let state =
         attribute(attribute(attribute(message, PROTO_STATE)?, STATE_TCP)?, STATE_TCP_STATE)?;
     let state = *state.first()?;
-    let reply = attribute(message, TUPLE_REPLY)?;
-    let client: [u8; 4] =
-        attribute(attribute(reply, TUPLE_IP)?, IP_DESTINATION)?.try_into().ok()?;
-    let proto = attribute(reply, TUPLE_PROTO)?;
-    let client = SocketAddrV4::new(client.into(), port(proto, PROTO_DESTINATION)?);
-    Some(Flow { client, endpoint, port: port(proto, PROTO_SOURCE)?, state })
+    Some(if *original.from.ip() == INSIDE {
+        let (peer, outside, port) = (reply.from, reply.to, original.from.port());
+        Flow { peer, outside, port, outgoing: true, state }
+    } else {
+        let (peer, outside, port) = (reply.to, original.to, reply.from.port());
+        Flow { peer, outside, port, outgoing: false, state }
+    })
+}
+
+/// Of a tuple, if it is one of TCP.
+fn ends(tuple: &[u8]) -> Option<Pair> {
+    let (ip, proto) = (attribute(tuple, TUPLE_IP)?, attribute(tuple, TUPLE_PROTO)?);
+    if attribute(proto, PROTO_NUMBER)? != [TCP] {
+        return None;
+    }
+    let end = |address, port| {
+        let address: [u8; 4] = attribute(ip, address)?.try_into().ok()?;
+        let port = u16::from_be_bytes(attribute(proto, port)?.try_into().ok()?);
+        Some(SocketAddrV4::new(address.into(), port))
+    };
+    Some(Pair { from: end(IP_SOURCE, PROTO_SOURCE)?, to: end(IP_DESTINATION, PROTO_DESTINATION)? })
 }
 
 #[cfg(test)]
@@ -373,7 +392,10 @@ mod tests {
     use super::*;
 
     const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 213, 0, 1), 40_000);
-    const FLOW: Flow = Flow { client: CLIENT, endpoint: 20_017, port: 8080, state: 3 };
+    const WORKER: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 2);
+    const ENDPOINT: SocketAddrV4 = SocketAddrV4::new(WORKER, 20_017);
+    const FLOW: Flow =
+        Flow { peer: CLIENT, outside: ENDPOINT, port: 8080, outgoing: false, state: 3 };
 
     #[test]
     fn a_segment_is_valid_and_its_answer_is_of_the_same_pair() {
@@ -415,23 +437,33 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             bytes
         }
-        let proto = |source: u16, destination: u16| {
-            let ports = [(PROTO_SOURCE, source), (PROTO_DESTINATION, destination)];
-            let ports = ports.map(|(kind, port)| nest(kind, &port.to_be_bytes())).concat();
-            nest(TUPLE_PROTO | 0x8000, &[nest(PROTO_NUMBER, &[TCP]), ports].concat())
+        let tuple = |kind: u16, from: SocketAddrV4, to: SocketAddrV4| {
+            let ends = [(PROTO_SOURCE, from.port()), (PROTO_DESTINATION, to.port())];
+            let ports = ends.map(|(kind, port)| nest(kind, &port.to_be_bytes())).concat();
+            let proto = nest(TUPLE_PROTO | 0x8000, &[nest(PROTO_NUMBER, &[TCP]), ports].concat());
+            let ends = [(IP_SOURCE, from.ip()), (IP_DESTINATION, to.ip())];
+            let ip = ends.map(|(kind, address)| nest(kind, &address.octets())).concat();
+            nest(kind | 0x8000, &[nest(TUPLE_IP | 0x8000, &ip), proto].concat())
         };
-        let ip = nest(TUPLE_IP | 0x8000, &nest(IP_DESTINATION, &[10, 213, 0, 1]));
-        let original = nest(TUPLE_ORIGINAL | 0x8000, &proto(40_000, 20_017));
-        let reply = nest(TUPLE_REPLY | 0x8000, &[ip, proto(8080, 40_000)].concat());
-        let message = |state: u8| {
-            let state = nest(STATE_TCP | 0x8000, &nest(STATE_TCP_STATE, &[state]));
-            [original.clone(), reply.clone(), nest(PROTO_STATE | 0x8000, &state)].concat()
+        let inside = |port| SocketAddrV4::new(INSIDE, port);
+        let original = tuple(TUPLE_ORIGINAL, CLIENT, ENDPOINT);
+        let reply = tuple(TUPLE_REPLY, inside(8080), CLIENT);
+        let state = |state: u8| {
+            nest(PROTO_STATE | 0x8000, &nest(STATE_TCP | 0x8000, &nest(STATE_TCP_STATE, &[state])))
         };
+        let message = |number: u8| [original.clone(), reply.clone(), state(number)].concat();
         assert_eq!(flow(&message(3)), Some(FLOW));
         assert_eq!(flow(&message(3)[..20]), None);
         assert_eq!(flow(&message(TIME_WAIT)), Some(Flow { state: TIME_WAIT, ..FLOW }));
-        assert!(!flow(&message(TIME_WAIT)).unwrap().held_by_server());
+        assert!(!flow(&message(TIME_WAIT)).unwrap().held_by_sandbox());
         // A client was answered with a reset.
-        assert!(flow(&message(8)).unwrap().held_by_server());
+        assert!(flow(&message(8)).unwrap().held_by_sandbox());
+
+        let (server, outside) =
+            (SocketAddrV4::new([192, 0, 2, 1].into(), 443), SocketAddrV4::new(WORKER, 1_024));
+        let original = tuple(TUPLE_ORIGINAL, inside(40_000), server);
+        let reply = tuple(TUPLE_REPLY, server, outside);
+        let out = Flow { peer: server, outside, port: 40_000, outgoing: true, state: 3 };
+        assert_eq!(flow(&[original, reply, state(3)].concat()), Some(out));
     }
 }

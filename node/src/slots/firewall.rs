@@ -5,9 +5,11 @@
 //! | to a live port, from the host | sent inside, to the sandbox |
 //! | of a connection made through a port that is not live any more, either way | answered with a reset, though conntrack remembers the connection |
 //! | to any other TCP port of the worker | answered with a reset |
-//! | from the sandbox, other than replies | dropped, or reset where it is TCP: an actor reaches nobody |
+//! | of a connection that the sandbox makes, either way | passed, masqueraded, if the chain [`egress`](super::egress) says so, which is empty unless its template asks |
+//! | else from the sandbox, other than replies | dropped, or reset where it is TCP: an actor reaches nobody |
 //!
-//! An endpoint is one element of the map and one of the set; both come and go in one transaction.
+//! An endpoint is one element of the map and one of the set; both come and go in one transaction. A worker that is made ready
+//! for its next activation gets all of its rules anew, whatever the last one had.
 
 use std::{
     fmt::Write as _,
@@ -17,37 +19,67 @@ use std::{
     sync::Arc,
 };
 
-use super::{INSIDE, UPLINK, netns::Netns};
+use super::{
+    INSIDE, UPLINK, egress,
+    netns::{Netns, thread},
+};
 
-/// Runs `nft` in namespaces.
+/// Without endpoint and egress. The chain may be missing in a worker of an agent from before it.
+const CLOSE: &str = "flush set ip reveille live\nflush map ip reveille endpoints\n";
+const SHUT_IN: &str = "add chain ip reveille egress\nflush chain ip reveille egress\n";
+
+/// Runs `nft`, in the namespaces of workers and in the machine's.
 #[derive(Clone, Debug)]
 pub(super) struct Firewall {
     nft: Arc<PathBuf>,
+    /// Of the names of the machine's side: also that of its table.
+    prefix: String,
 }
 
 impl Firewall {
-    pub(super) fn new(nft: &Path) -> Self {
-        Self { nft: Arc::new(nft.into()) }
+    pub(super) fn new(nft: &Path, prefix: &str) -> Self {
+        Self { nft: Arc::new(nft.into()), prefix: prefix.into() }
     }
 
-    /// The rules, with no endpoint open.
+    /// The rules, with no endpoint open and nobody to reach, in place of those that are there.
     pub(super) async fn install(&self, ns: &Netns) -> io::Result<()> {
-        self.apply(ns, ruleset()).await
+        self.apply(ns, format!("{}{}", none("reveille"), ruleset())).await
     }
 
-    /// Opens an endpoint.
+    /// Opens an endpoint, and closes the one that was open.
     pub(super) async fn open(&self, ns: &Netns, port: u16, inner: u16) -> io::Result<()> {
         let script = format!(
-            "add element ip reveille endpoints {{ {port} : {INSIDE} . {inner} }}\n\
+            "{CLOSE}\
+             add element ip reveille endpoints {{ {port} : {INSIDE} . {inner} }}\n\
              add element ip reveille live {{ {port} }}\n"
         );
         self.apply(ns, script).await
     }
 
-    /// Closes the endpoint, if one is open: new connections are refused at once, the others reset at their next packet.
+    /// Closes the endpoint, if one is open, and lets nothing out: new connections are refused at once, the others reset at
+    /// their next packet.
     pub(super) async fn close(&self, ns: &Netns) -> io::Result<()> {
-        let script = "flush set ip reveille live\nflush map ip reveille endpoints\n";
-        self.apply(ns, script.into()).await
+        self.apply(ns, format!("{CLOSE}{SHUT_IN}")).await
+    }
+
+    /// Lets out what these rules accept, and nothing else.
+    pub(super) async fn let_out(&self, ns: &Netns, rules: &str) -> io::Result<()> {
+        self.apply(ns, format!("{SHUT_IN}{rules}")).await
+    }
+
+    /// The machine's rules, without which nobody is let out.
+    pub(super) async fn guard(&self) -> io::Result<()> {
+        self.apply_here(format!("{}{}", none(&self.prefix), egress::host(&self.prefix))).await
+    }
+
+    /// Takes them away, if they are there.
+    pub(super) async fn unguard(&self) -> io::Result<()> {
+        self.apply_here(none(&self.prefix)).await
+    }
+
+    async fn apply_here(&self, script: String) -> io::Result<()> {
+        let nft = self.nft.clone();
+        thread("nft", move || run(&nft, &script)).await?
     }
 
     async fn apply(&self, ns: &Netns, script: String) -> io::Result<()> {
@@ -77,6 +109,11 @@ fn run(nft: &Path, script: &str) -> io::Result<()> {
     Err(io::Error::other(format!("nft failed: {first}")))
 }
 
+/// No such table, whether there was one or not.
+fn none(table: &str) -> String {
+    format!("add table ip {table}\ndelete table ip {table}\n")
+}
+
 fn ruleset() -> String {
     let mut rules = String::from("table ip reveille {\n");
     let mut add = |line: &str| {
@@ -84,12 +121,15 @@ fn ruleset() -> String {
     };
     add("map endpoints { type inet_service : ipv4_addr . inet_service; }");
     add("set live { type inet_service; }");
+    add("chain egress {");
+    add("}");
     add("chain prerouting {");
     add("  type nat hook prerouting priority dstnat; policy accept;");
     add(&format!("  iifname {UPLINK} dnat ip to tcp dport map @endpoints"));
     add("}");
     add("chain forward {");
     add("  type filter hook forward priority filter; policy drop;");
+    add(&format!("  ct original ip saddr {INSIDE} jump egress"));
     add("  meta l4proto tcp ct original proto-dst != @live reject with tcp reset");
     add(&format!("  iifname {UPLINK} ct status dnat accept"));
     add(&format!("  oifname {UPLINK} ct direction reply ct status dnat accept"));
@@ -98,6 +138,13 @@ fn ruleset() -> String {
     add("chain input {");
     add("  type filter hook input priority filter; policy drop;");
     add(&format!("  iifname {UPLINK} meta l4proto tcp reject with tcp reset"));
+    add("}");
+    add("chain postrouting {");
+    add("  type nat hook postrouting priority srcnat; policy accept;");
+    let (low, high) = (egress::SOURCES.start, egress::SOURCES.end - 1);
+    add(&format!(
+        "  oifname {UPLINK} ip saddr {INSIDE} meta l4proto {{ tcp, udp }} masquerade to :{low}-{high}"
+    ));
     add("}");
     // What this node itself sends to end connections belongs to none.
     add("chain output {");

@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
+        address::AddressAttribute,
         link::{InfoData, InfoVeth, LinkAttribute},
         route::{RouteAddress, RouteAttribute},
     },
@@ -102,14 +103,27 @@ impl Links {
         add.execute().await.map_err(error("add a neighbour", &addr.to_string()))
     }
 
+    /// In place of the one there is.
     pub(super) async fn default_route(&self, gateway: Ipv4Addr) -> io::Result<()> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-        self.0
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(error("add a route by", &gateway.to_string()))
+        let add = self.0.route().add(route).replace();
+        add.execute().await.map_err(error("add a route by", &gateway.to_string()))
+    }
+
+    /// All IPv4 addresses of the namespace.
+    pub(super) async fn addresses(&self) -> io::Result<Vec<Ipv4Addr>> {
+        let mut all = self.0.address().get().execute();
+        let mut addresses = Vec::new();
+        while let Some(found) = all.try_next().await.map_err(error("list", "addresses"))? {
+            addresses.extend(found.attributes.into_iter().filter_map(
+                |attribute| match attribute {
+                    // Of a point-to-point link `Address` is the other end's.
+                    AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+                    _ => None,
+                },
+            ));
+        }
+        Ok(addresses)
     }
 
     /// Deletes an interface; none of that name is well too.

@@ -168,6 +168,12 @@ impl Place {
                 traces.insert(format!("link {name}"));
             }
         }
+        let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
+        for line in String::from_utf8_lossy(&tables.stdout).lines() {
+            if line.contains(&prefix) {
+                traces.insert(line.into());
+            }
+        }
         for dir in ["node/bundles", "node/runsc", "node/criu", "run/memory"] {
             for entry in fs::read_dir(self.path(dir)).into_iter().flatten().flatten() {
                 traces.insert(format!("file {dir}/{}", entry.file_name().display()));
@@ -210,6 +216,7 @@ impl Drop for Place {
                 ["process", pid, ..] => run("kill", &["-9", pid]),
                 ["mount", target] => run("umount", &["-l", target]),
                 ["link", name] => run("ip", &["link", "del", name]),
+                ["table", "ip", name] => run("nft", &["delete", "table", "ip", name]),
                 ["group", name, ..] => {
                     let group = cgroups().join(name);
                     let _ = fs::write(group.join("cgroup.kill"), "1");

@@ -75,7 +75,7 @@ impl fmt::Display for Bytes {
 /// A quantity may be written as a number or as a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Raw {
+pub(super) enum Raw {
     Number(f64),
     Text(String),
 }

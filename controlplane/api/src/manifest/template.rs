@@ -9,7 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Selector, check_labels, image,
+    Selector, check_labels,
+    egress::{self, Egress},
+    image,
     quantity::{Bytes, Cpu},
 };
 use crate::{Ladder, proto};
@@ -40,6 +42,10 @@ pub struct ActorTemplateSpec {
     /// What it may use.
     #[serde(default)]
     pub resources: Resources,
+    /// Whom it may open connections to, as far as its node allows: nobody when empty. None of them outlives a suspend or a
+    /// freeze, and none keeps the actor awake.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<Egress>,
     /// Pools it may run in; any when empty.
     #[serde(default)]
     pub worker_selector: Selector,
@@ -316,6 +322,7 @@ impl ActorTemplateSpec {
         if let Some(var) = self.env.iter().find(|var| var.value.contains('\0')) {
             return Err(format!("spec.env: the value of {} has a NUL byte", var.name));
         }
+        egress::check(&self.egress).map_err(|why| format!("spec.egress: {why}"))?;
         if self.wake.max_parked == 0 {
             return Err(
                 "spec.wake.maxParked: 0 would refuse every request to a sleeping actor".into()

@@ -99,6 +99,37 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
         ("maxParked: 1000", "maxParked: 0", "line 15: spec.wake.maxParked: ", "every request"),
         ("maxParked: 1000", "maxParked: -1", "line 15: spec.wake.maxParked: ", "from 0 to"),
         ("memory: 256Mi", "memory: lots", "line 12: spec.resources.memory: ", "write 256Mi"),
+        ("  drain:", "  egress: 0.0.0.0/0\n  drain:", "line 16: spec.egress: ", "no list"),
+        (
+            "  drain:",
+            "  egress: [{ cidr: 10.1.2.3 }]\n  drain:",
+            "line 16: spec.egress[0].cidr: ",
+            "10.1.2.3/32",
+        ),
+        (
+            "  drain:",
+            "  egress: [{ cidr: 10.1.2.3/8 }]\n  drain:",
+            "line 16: spec.egress[0].cidr: ",
+            "write 10.0.0.0/8",
+        ),
+        (
+            "  drain:",
+            "  egress: [{ cidr: 127.0.0.1/32 }]\n  drain:",
+            "line 16: spec.egress: ",
+            "127.0.0.0/8 is never",
+        ),
+        (
+            "  drain:",
+            "  egress: [{ cidr: 1.1.1.1/32, port: 53 }]\n  drain:",
+            "line 16: spec.egress[0].port: ",
+            "cidr, ports",
+        ),
+        (
+            "  drain:",
+            "  egress: [{ cidr: 1.1.1.1/32, ports: [443, dns] }]\n  drain:",
+            "line 16: spec.egress[0].ports[1]: ",
+            "53/udp",
+        ),
         ("runtime: gvisor", "runtime: docker", "line 5: spec.runtime: ", "gvisor, criu"),
         ("name: LOG", "name: 1LOG", "line 8: spec.env: ", "no"),
         ("info }]", "info }, { name: LOG, value: b }]", "line 8: spec.env: ", "LOG is there twice"),
@@ -124,6 +155,21 @@ fn every_bad_value_gets_one_line_that_names_the_field_and_what_is_allowed() {
         let e = error(&changed);
         assert!(e.starts_with(at) && e.contains(allowed) && !e.contains('\n'), "{to}: {e}");
     }
+}
+
+#[test]
+fn egress_is_a_list_of_networks_with_ports() {
+    let text = FULL.replace(
+        "  drain:",
+        "  egress:\n    - cidr: 0.0.0.0/0\n    - { cidr: 10.1.2.0/24, ports: [5432, 8000-8100, 53/udp] }\n  drain:",
+    );
+    let egress = template(&text).egress;
+    let shown: Vec<_> = egress[1].ports.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["5432", "8000-8100", "53/udp"]);
+    assert_eq!((egress[0].cidr.bits(), egress[0].ports.len()), (0, 0));
+    let manifest = parse_all(&text, Path::new("/srv")).unwrap().remove(0);
+    assert_eq!(parse_one(&manifest.to_json().to_string()).unwrap(), manifest);
+    assert!(template(FULL).egress.is_empty());
 }
 
 #[test]
