@@ -59,7 +59,7 @@ pub(crate) fn grown(before: &Usage, after: &Usage) -> Vec<String> {
 pub(crate) async fn at_rest(cluster: &Cluster) -> Vec<String> {
     let data = cluster.data_dir();
     let agent = cluster.pid_of("node").unwrap_or_default();
-    let node = leaks::Node { data: &data, workers: WORKERS, agent };
+    let node = leaks::Node { data: &data, workers: WORKERS, agent, egress: false };
     let mut leaks = whole(cluster);
     leaks.extend(node.at_rest());
     match control(&data).list_snapshots(proto::ListRequest::default()).await {
@@ -84,7 +84,7 @@ pub(crate) fn whole(cluster: &Cluster) -> Vec<String> {
     leaks.extend(strangers.map(|p| format!("a process: {}", p.command.join(" "))));
     leaks.extend(leaks::zombies(&family));
     let agent = cluster.pid_of("node").unwrap_or_default();
-    leaks.extend(leaks::Node { data: &data, workers: WORKERS, agent }.network());
+    leaks.extend(leaks::Node { data: &data, workers: WORKERS, agent, egress: false }.network());
     leaks
 }
 

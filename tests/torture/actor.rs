@@ -71,7 +71,7 @@ pub(crate) struct Hit {
 }
 
 impl Actor {
-    /// Every second one is of CRIU, and two of four run from an image.
+    /// Every second one is of CRIU, and two of four run from an image; those may open connections.
     pub(crate) fn new(number: usize, agent: &Agent) -> Self {
         let (data, store) = (agent.data(), agent.store());
         let rootfs = match number / 2 % 2 {
@@ -99,7 +99,12 @@ impl Actor {
     }
 
     fn activation(&self, epoch: u64, snapshot: &str) -> proto::ActivateRequest {
+        let egress = match self.rootfs.get("ociLayout") {
+            None => json!([]),
+            Some(_) => json!([{ "cidr": "198.51.100.0/24" }]),
+        };
         let template = json!({
+            "egress": egress,
             "runtime": if self.is_criu() { "criu" } else { "gvisor" },
             "rootfs": self.rootfs,
             "command": ["/counter"],

@@ -90,6 +90,7 @@ impl Agent {
             // What is in the store leaves the node at once.
             .args(["--snapshot-cache", "1", "--store"])
             .arg(format!("file://{}", self.store().display()))
+            .args(["--allow-egress", "198.51.100.0/24"])
             .arg("--data-dir")
             .arg(self.data())
             .arg("--allow-rootfs")

@@ -166,7 +166,7 @@ impl Torture {
     /// While every actor sleeps.
     fn leaks(&self) -> Vec<String> {
         let (data, workers, agent) = (self.agent.data(), ACTORS as u32, self.agent.pid());
-        let node = leaks::Node { data: &data, workers, agent };
+        let node = leaks::Node { data: &data, workers, agent, egress: true };
         let named: BTreeSet<_> =
             self.actors.iter().filter_map(|a| a.snapshot().map(str::to_owned)).collect();
         let mut leaks = node.at_rest();
