@@ -8,8 +8,11 @@
 //! | of a connection that the sandbox makes, either way | passed, masqueraded, if the chain [`egress`](super::egress) says so, which is empty unless its template asks |
 //! | else from the sandbox, other than replies | dropped, or reset where it is TCP: an actor reaches nobody |
 //!
-//! An endpoint is one element of the map and one of the set; both come and go in one transaction. A worker that is made ready
-//! for its next activation gets all of its rules anew, whatever the last one had.
+//! An endpoint is one element of the map and one of the set; both come and go in one transaction, by a
+//! [message](elements) to the kernel. A worker that is made ready for its next activation gets all of its rules anew, whatever
+//! the last one had.
+
+mod elements;
 
 use std::{
     fmt::Write as _,
@@ -25,7 +28,6 @@ use super::{
 };
 
 /// Without endpoint and egress. The chain may be missing in a worker of an agent from before it.
-const CLOSE: &str = "flush set ip reveille live\nflush map ip reveille endpoints\n";
 const SHUT_IN: &str = "add chain ip reveille egress\nflush chain ip reveille egress\n";
 
 /// Runs `nft`, in the namespaces of workers and in the machine's.
@@ -48,18 +50,13 @@ impl Firewall {
 
     /// Opens an endpoint, and closes the one that was open.
     pub(super) async fn open(&self, ns: &Netns, port: u16, inner: u16) -> io::Result<()> {
-        let script = format!(
-            "{CLOSE}\
-             add element ip reveille endpoints {{ {port} : {INSIDE} . {inner} }}\n\
-             add element ip reveille live {{ {port} }}\n"
-        );
-        self.apply(ns, script).await
+        ns.enter(move || elements::open(port, INSIDE, inner)).await?
     }
 
     /// Closes the endpoint, if one is open, and lets nothing out: new connections are refused at once, the others reset at
     /// their next packet.
     pub(super) async fn close(&self, ns: &Netns) -> io::Result<()> {
-        self.apply(ns, format!("{CLOSE}{SHUT_IN}")).await
+        ns.enter(elements::close).await?
     }
 
     /// Lets out what these rules accept, and nothing else.
