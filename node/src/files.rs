@@ -45,6 +45,13 @@ pub(crate) fn write_json(
     }
 }
 
+/// Writes a value as JSON to a file that is not there yet, and leaves the sync to the caller.
+pub(crate) fn write_new(path: &Path, value: &impl Serialize) -> io::Result<File> {
+    let mut file = File::create_new(path)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    Ok(file)
+}
+
 /// Reads JSON; `None` when there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {

@@ -128,6 +128,9 @@ pub(crate) trait Runtime: Debug + Send + Sync {
     /// Writes the image of a paused sandbox into an empty directory and leaves it paused.
     fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>>;
 
+    /// True of a file of an image that [`Runtime::checkpoint`] writes from its front to its end, each byte once.
+    fn writes_in_order(&self, file: &str) -> bool;
+
     /// Kills what runs of a sandbox, also one half-made. Quick: what is left is dead and serves nobody.
     fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>>;
 

@@ -1,14 +1,15 @@
 //! [`Snapshots`]: the images of sleeping actors on this node's disk.
 //!
 //! ```text
-//!  <root>/<namespace>/<name>/.tmp-…-<id>/ image files ─▶ synced and hashed ─▶ manifest.json, synced
+//!  <root>/<namespace>/<name>/.tmp-…-<id>/ image files ─▶ hashed ─▶ manifest.json ─▶ all of it synced
 //!         └─ rename, sync of the directory = commit
 //!  <root>/<namespace>/<name>/<id>/        a snapshot; never written again
 //!         └─ rename = deleted
 //!  <root>/<namespace>/<name>/.del-<id>/   being removed
 //! ```
 //!
-//! Whatever dies whenever: there is the whole snapshot or none. Names with a dot in front are removed at start, when no
+//! Whatever dies whenever: there is the whole snapshot or none. The manifest is written last, but it may be on the disk
+//! before the files it lists: what makes a snapshot is the rename, and nothing is renamed before every sync is done. Names with a dot in front are removed at start, when no
 //! program of the agent before can write there any more.
 //!
 //! Before a restore every file is compared with the manifest. Hashing is left out for files whose [`Stamp`] is the
@@ -17,6 +18,7 @@
 //! Where there is a [store](crate::store), `upload.json` beside the manifest says whether a snapshot is in it too. One
 //! that is may be evicted from the disk; a wake then fetches it.
 
+mod ahead;
 pub(crate) mod chunks;
 pub(crate) mod manifest;
 
@@ -38,6 +40,7 @@ use crate::{
     files::{self, Durability},
     images::{self, Pin},
 };
+use ahead::Ahead;
 use manifest::{FileEntry, Machine, Manifest, Stamp};
 
 /// A disk with less than this left was full for what was to be written.
@@ -135,6 +138,7 @@ pub(crate) struct Draft {
     target: PathBuf,
     id: String,
     committed: bool,
+    ahead: Option<Ahead>,
 }
 
 impl Drop for Draft {
@@ -149,6 +153,12 @@ impl Draft {
     /// Where the runtime writes its files.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Hashes what the runtime writes from now on while it writes: of files that it writes [in order](ahead).
+    pub(crate) fn follow(&mut self, in_order: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        // Without it all is done at the end.
+        self.ahead = Ahead::begin(&self.dir, Arc::new(in_order)).ok();
     }
 
     /// Why a runtime could not write it. On a full disk that is mostly not what the runtime says, or it cannot say it.
@@ -235,19 +245,19 @@ impl Snapshots {
         let number = self.drafts.fetch_add(1, Ordering::Relaxed);
         let dir = parent.join(format!("{DRAFT}{number}-{id}"));
         files::create_private_dir(&dir)?;
-        Ok(Draft { dir, target: parent.join(id), id: id.into(), committed: false })
+        let target = parent.join(id);
+        Ok(Draft { dir, target, id: id.into(), committed: false, ahead: None })
     }
 
     /// Syncs and hashes what the runtime wrote, and writes the manifest. Blocks.
-    pub(crate) fn seal(&self, draft: Draft, origin: Origin) -> io::Result<Sealed> {
+    pub(crate) fn seal(&self, mut draft: Draft, origin: Origin) -> io::Result<Sealed> {
         let mut names = files::names(&draft.dir)?;
         names.sort_unstable();
         if names.is_empty() {
             return Err(io::Error::other("the runtime wrote no image"));
         }
-        let hashed = chunks::hash_all(&draft.dir, &names, true)?;
-        let (entries, stamps) = hashed.into_iter().map(|file| (file.entry, file.stamp)).unzip();
-        let manifest = Manifest {
+        let mut known = draft.ahead.take().map(Ahead::finish).unwrap_or_default();
+        let manifest = |files| Manifest {
             version: manifest::VERSION,
             id: draft.id.clone(),
             actor: origin.actor,
@@ -258,9 +268,18 @@ impl Snapshots {
             runtime_version: origin.runtime_version,
             machine: self.machine.clone(),
             image: origin.image,
-            files: entries,
+            files,
         };
-        seal(draft, manifest, stamps, origin.upload)
+        let (dir, upload) = (&draft.dir, origin.upload);
+        let sealed = chunks::hash_and_sync(dir, &names, &mut known, |hashed| {
+            let (files, stamps) = hashed.into_iter().map(|file| (file.entry, file.stamp)).unzip();
+            let manifest = manifest(files);
+            write_manifest(dir, &manifest, upload)?;
+            Ok((manifest, stamps))
+        });
+        let (manifest, stamps) = sealed?;
+        files::sync_dir(dir)?;
+        Ok(Sealed { draft, manifest, stamps, upload })
     }
 
     /// As [`Snapshots::seal`], for files that were fetched and compared with this manifest.
@@ -271,7 +290,9 @@ impl Snapshots {
             fs::File::open(&path)?.sync_all()?;
             stamps.push(Stamp::of(&path)?);
         }
-        seal(draft, manifest, stamps, Upload::Stored)
+        write_manifest(&draft.dir, &manifest, Upload::Stored)?;
+        files::sync_dir(&draft.dir)?;
+        Ok(Sealed { draft, manifest, stamps, upload: Upload::Stored })
     }
 
     /// The one step after which the snapshot exists. It is not evicted while what this returns is held. Blocks for as long
@@ -333,7 +354,7 @@ impl Snapshots {
         });
         if !known {
             let names: Vec<_> = manifest.files.iter().map(|file| file.name.clone()).collect();
-            let hashed = chunks::hash_all(&dir, &names, false);
+            let hashed = chunks::hash_all(&dir, &names);
             let hashed = hashed.map_err(|e| corrupt(e.to_string()))?;
             let mut both = hashed.iter().zip(&manifest.files);
             if let Some((found, _)) = both.find(|(found, wanted)| found.entry != **wanted) {
@@ -545,16 +566,16 @@ fn is_unfinished(name: &str) -> bool {
     name.starts_with(DRAFT) || name.starts_with(DELETED)
 }
 
-/// The manifest comes last.
-fn seal(
-    draft: Draft,
-    manifest: Manifest,
-    stamps: Vec<Stamp>,
-    upload: Upload,
-) -> io::Result<Sealed> {
-    files::write_json(&draft.dir.join(UPLOAD), &upload, Durability::Power)?;
-    files::write_json(&draft.dir.join(manifest::FILE), &manifest, Durability::Power)?;
-    Ok(Sealed { draft, manifest, stamps, upload })
+/// The manifest comes last. Both are on the disk when this returns, their names only when the directory is synced. The
+/// syncs are under way together: a journal takes them at once.
+fn write_manifest(dir: &Path, manifest: &Manifest, upload: Upload) -> io::Result<()> {
+    let sync = files::write_new(&dir.join(UPLOAD), &upload)?;
+    let last = files::write_new(&dir.join(manifest::FILE), manifest)?;
+    std::thread::scope(|scope| {
+        let syncing = scope.spawn(move || sync.sync_all());
+        last.sync_all()?;
+        syncing.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    })
 }
 
 fn to_proto(manifest: &Manifest, node: &str) -> proto::Snapshot {

@@ -226,7 +226,9 @@ impl Descent<'_> {
         paused.map_err(|error| Stop::Failed(chain(&error)))?;
         self.check()?;
         let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
-        let draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
+        let mut draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
+        let runtime = activation.runtime.clone();
+        draft.follow(move |file| runtime.writes_in_order(file));
         let written = activation.runtime.checkpoint(&record.sandbox, draft.dir()).await;
         written.map_err(|error| Stop::Failed(draft.why_not_written(&chain(&error))))?;
         self.check()?;

@@ -65,6 +65,8 @@ const CRIU_LOG: &str = "criu.log";
 const NETWORK: &str = "net";
 /// And the mount that tells an actor who it is.
 const IDENTITY: &str = "identity";
+/// Of an image, how the names of the files with memory begin.
+const PAGES: &str = "pages-";
 /// Mounts of a container that keep their files in memory.
 const TMPFS: [&str; 3] = ["/dev", "/dev/shm", "/tmp"];
 /// Deleted files that are still open may be this large.
@@ -333,6 +335,11 @@ impl Runtime for Criu {
 
     fn checkpoint<'a>(&'a self, id: &'a str, image: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
         self.dump(id, image).boxed()
+    }
+
+    /// Memory is spliced into files of its own, one after the other (criu's `write_pages_loc`), as each is open.
+    fn writes_in_order(&self, file: &str) -> bool {
+        file.starts_with(PAGES) && file.ends_with(".img")
     }
 
     fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {

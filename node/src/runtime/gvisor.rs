@@ -39,6 +39,8 @@ const ERRORS: &str = "runsc.log";
 const PID_FILE: &str = "pid";
 /// Of an image, the file with everything but the memory.
 const KERNEL: &str = "checkpoint.img";
+/// And the one with the memory.
+const PAGES: &str = "pages.img";
 /// Of a sandbox, the name of the file that is its memory.
 const MEMORY: &[u8] = b"/memfd:runsc-memory";
 /// In a bundle, the image of a clone.
@@ -323,6 +325,12 @@ impl Runtime for Gvisor {
             Ok(())
         }
         .boxed()
+    }
+
+    /// The memory file's ranges go to an `io.Writer` (`MemoryFile.SaveTo`), which knows of no places. Later releases may write
+    /// several at once.
+    fn writes_in_order(&self, file: &str) -> bool {
+        self.flags.writes_pages_in_order && file == PAGES
     }
 
     fn kill<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Error>> {

@@ -19,7 +19,10 @@ use std::{
 use rustix::{fs::SeekFrom, io::Errno};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::manifest::{FileEntry, Stamp};
+use super::{
+    ahead::Known,
+    manifest::{FileEntry, Stamp},
+};
 
 /// Every chunk of a file but the last is as large as this. A part of the manifest's format.
 pub(crate) const CHUNK: usize = 256 << 10;
@@ -120,44 +123,71 @@ struct Opened<'a> {
     data: Vec<std::ops::Range<u64>>,
 }
 
-/// Hashes files of a directory, and has them written to the disk meanwhile if asked to.
-pub(crate) fn hash_all(dir: &Path, names: &[String], sync: bool) -> io::Result<Vec<Hashed>> {
-    let opened = names.iter().map(|name| Opened::new(dir, name)).collect::<io::Result<Vec<_>>>()?;
-    let chunks = |(at, file): (usize, &Opened<'_>)| {
-        (0..count(file.stamp.size())).map(move |index| (at, index)).collect::<Vec<_>>()
+/// Hashes files of a directory.
+pub(crate) fn hash_all(dir: &Path, names: &[String]) -> io::Result<Vec<Hashed>> {
+    hash(open(dir, names)?, &mut Known::default())
+}
+
+/// Hashes files of a directory and writes them to the disk; `last` is done when their digests are known, and may be
+/// done before they are on the disk.
+pub(super) fn hash_and_sync<T>(
+    dir: &Path,
+    names: &[String],
+    known: &mut Known,
+    last: impl FnOnce(Vec<Hashed>) -> io::Result<T>,
+) -> io::Result<T> {
+    let opened = open(dir, names)?;
+    let files = opened.iter().map(|file| file.file.try_clone());
+    let files = files.collect::<io::Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        let syncing: Vec<_> =
+            files.iter().map(|file| scope.spawn(move || file.sync_all())).collect();
+        let done = last(hash(opened, known)?)?;
+        syncing.into_iter().try_for_each(joined)?;
+        Ok(done)
+    })
+}
+
+fn open<'a>(dir: &Path, names: &'a [String]) -> io::Result<Vec<Opened<'a>>> {
+    names.iter().map(|name| Opened::new(dir, name)).collect()
+}
+
+fn hash(opened: Vec<Opened<'_>>, known: &mut Known) -> io::Result<Vec<Hashed>> {
+    let mut digests: Vec<_> = opened
+        .iter()
+        .map(|file| {
+            let mut chunks: Vec<_> =
+                known.of(file.name, &file.stamp).into_iter().map(Some).collect();
+            chunks.resize(count(file.stamp.size()) as usize, None);
+            chunks
+        })
+        .collect();
+    let left = |(at, chunks): (usize, &Vec<Option<Digest>>)| {
+        let left = chunks.iter().enumerate().filter(|(_, known)| known.is_none());
+        left.map(move |(index, _)| (at, index)).collect::<Vec<_>>()
     };
-    let all: Vec<(usize, u64)> = opened.iter().enumerate().flat_map(chunks).collect();
+    let left: Vec<(usize, usize)> = digests.iter().enumerate().flat_map(left).collect();
     let next = AtomicUsize::new(0);
-    let work = || -> io::Result<Vec<(usize, Digest)>> {
+    let work = || -> io::Result<Vec<((usize, usize), Digest)>> {
         let (mut buffer, mut done) = (Vec::new(), Vec::new());
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some((file, index)) = all.get(at) else { return Ok(done) };
-            done.push((at, opened[*file].digest(*index, &mut buffer)?));
+            let Some((file, index)) = left.get(at) else { return Ok(done) };
+            done.push(((*file, *index), opened[*file].digest(*index as u64, &mut buffer)?));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
-    let mut digests = vec![Digest::ZEROS; all.len()];
     std::thread::scope(|scope| -> io::Result<()> {
-        let to_sync = opened.iter().filter(|_| sync);
-        let syncing: Vec<_> =
-            to_sync.map(|file| scope.spawn(move || file.file.sync_all())).collect();
         let hashing: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in hashing {
-            for (at, digest) in joined(thread)? {
-                digests[at] = digest;
+            for ((file, index), digest) in joined(thread)? {
+                digests[file][index] = Some(digest);
             }
         }
-        syncing.into_iter().try_for_each(joined)
+        Ok(())
     })?;
-    let mut rest = digests.as_slice();
-    let mut hashed = Vec::new();
-    for file in opened {
-        let (chunks, others) = rest.split_at(count(file.stamp.size()) as usize);
-        rest = others;
-        hashed.push(file.finish(chunks.to_vec())?);
-    }
-    Ok(hashed)
+    let both = opened.into_iter().zip(digests);
+    both.map(|(file, chunks)| file.finish(chunks.into_iter().flatten().collect())).collect()
 }
 
 fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
@@ -217,8 +247,8 @@ mod tests {
 
     use super::*;
 
-    fn hash(dir: &Path, sync: bool) -> Hashed {
-        hash_all(dir, &["a".to_owned()], sync).unwrap().remove(0)
+    fn hash(dir: &Path) -> Hashed {
+        hash_all(dir, &["a".to_owned()]).unwrap().remove(0)
     }
 
     #[test]
@@ -226,12 +256,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "abc").unwrap();
-        let first = hash(dir.path(), true);
+        let first = hash(dir.path());
         assert_eq!(first.chunks, [Digest::of(b"abc")]);
         assert_eq!((first.entry.size, Stamp::of(&path).unwrap()), (3, first.stamp));
         fs::write(&path, "abd").unwrap();
         assert_ne!(Stamp::of(&path).unwrap(), first.stamp);
-        assert_ne!(hash(dir.path(), false).entry.blake3, first.entry.blake3);
+        assert_ne!(hash(dir.path()).entry.blake3, first.entry.blake3);
     }
 
     #[test]
@@ -242,19 +272,19 @@ mod tests {
         let mut bytes = vec![0; size];
         bytes[2 * CHUNK + 5] = 1;
         fs::write(&path, &bytes).unwrap();
-        let written = hash(dir.path(), false);
+        let written = hash(dir.path());
 
         fs::remove_file(&path).unwrap();
         let file = File::create(&path).unwrap();
         file.set_len(size as u64).unwrap();
         file.write_all_at(&[1], 2 * CHUNK as u64 + 5).unwrap();
-        let sparse = hash(dir.path(), false);
+        let sparse = hash(dir.path());
         assert_eq!(sparse.entry, written.entry);
         let kept: Vec<_> = sparse.chunks.iter().map(|digest| *digest != Digest::ZEROS).collect();
         assert_eq!(kept, [false, false, true, false, false, false]);
 
         file.write_all_at(&[1], size as u64 - 1).unwrap();
-        assert_ne!(hash(dir.path(), false).entry.blake3, written.entry.blake3);
+        assert_ne!(hash(dir.path()).entry.blake3, written.entry.blake3);
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Stamp {
     pub(crate) fn size(&self) -> u64 {
         self.size
     }
+
+    /// Which file it is, whatever is in it.
+    pub(super) fn file(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
 }
 
 impl From<&fs::Metadata> for Stamp {

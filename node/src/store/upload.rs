@@ -62,7 +62,7 @@ pub(crate) async fn upload(
     let codec = store.keys.of(actor.namespace())?;
     let names: Vec<_> = manifest.files.iter().map(|file| file.name.clone()).collect();
     let (from, to_hash) = (dir.clone(), names.clone());
-    let hashed = files::blocking(move || chunks::hash_all(&from, &to_hash, false)).await?;
+    let hashed = files::blocking(move || chunks::hash_all(&from, &to_hash)).await?;
     let mut both = hashed.iter().zip(&manifest.files);
     if let Some((found, _)) = both.find(|(found, wanted)| found.entry != **wanted) {
         return Err(Error::Damaged(format!("{} has other contents", found.entry.name)));

@@ -6,6 +6,8 @@ use crate::runtime::Error;
 
 /// The first release that saves only the epoll interests there are (gVisor 5d857245b).
 const MENDED: u32 = 20_260_330;
+/// The last release that was looked at for how it writes memory.
+const IN_ORDER: u32 = 20_240_729;
 
 /// Flags this binary knows among those Reveille uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) struct Flags {
     pub(crate) checkpoint: Vec<&'static str>,
     /// Its images need [`mend`](super::mend).
     pub(crate) saves_dead_interests: bool,
+    /// The file with an image's memory is written from its front to its end.
+    pub(crate) writes_pages_in_order: bool,
     leave_running: bool,
     restore: bool,
 }
@@ -45,8 +49,10 @@ impl Flags {
             ("exclude-committed-zero-pages", "--exclude-committed-zero-pages"),
         ];
         let given = wanted.iter().filter(|(name, _)| has(checkpoint, name));
+        let date = release(&version);
         Self {
-            saves_dead_interests: release(&version).is_none_or(|date| date < MENDED),
+            saves_dead_interests: date.is_none_or(|date| date < MENDED),
+            writes_pages_in_order: date.is_some_and(|date| date <= IN_ORDER),
             version,
             net_disconnect_ok: has(global, "net-disconnect-ok"),
             checkpoint: given.map(|(_, argument)| *argument).collect(),
@@ -144,6 +150,14 @@ mod tests {
         let ancient = CHECKPOINT.replace("-leave-running", "-other");
         let error = Flags::parse(VERSION, "", &ancient, RESTORE).check().unwrap_err().to_string();
         assert!(error.contains("checkpoint --leave-running"), "{error}");
+    }
+
+    #[test]
+    fn only_releases_that_were_looked_at_are_taken_to_write_memory_in_order() {
+        let in_order =
+            |version| Flags::parse(version, "", CHECKPOINT, RESTORE).writes_pages_in_order;
+        assert!(in_order(VERSION));
+        assert!(!in_order("runsc version release-20260330.0") && !in_order("runsc version HEAD"));
     }
 
     #[test]
