@@ -188,12 +188,7 @@ impl Core {
         if let Some(lease) = lease {
             lease.recycle();
         }
-        let (runtime, sandbox) = (runtime.clone(), sandbox.to_owned());
-        self.cleanups.spawn(async move {
-            if let Err(error) = runtime.discard(&sandbox).await {
-                tracing::warn!(sandbox, %error, "a dead sandbox was not deleted; the next start will do it");
-            }
-        });
+        self.cleanups.spawn(discard(runtime.clone(), sandbox.to_owned()));
     }
 
     /// Tells the control plane that an activation is over without anybody having asked for it.
@@ -247,6 +242,27 @@ impl Activation {
         let Self { record, runtime, process, lease, image, .. } = self;
         core.teardown(&runtime, &record.sandbox, Some(&process), Some(lease)).await;
         drop(image);
+    }
+
+    /// Ends one that stands still and can be reached by nobody. It is killed when this returns and does nothing any more; that
+    /// the kernel takes its memory back, which takes the longer the more it has, goes on in the background, and its slot is
+    /// leased to nobody before that is over.
+    pub(crate) fn let_go(self, core: &Arc<Core>) {
+        let Self { record, runtime, process, lease, image, .. } = self;
+        process.kill();
+        let over = process.clone();
+        lease.recycle_after(async move { over.exited().await });
+        core.cleanups.spawn(async move {
+            process.exited().await;
+            drop(image);
+            discard(runtime, record.sandbox).await;
+        });
+    }
+}
+
+async fn discard(runtime: Arc<dyn Runtime>, sandbox: String) {
+    if let Err(error) = runtime.discard(&sandbox).await {
+        tracing::warn!(sandbox, %error, "a dead sandbox was not deleted; the next start will do it");
     }
 }
 

@@ -135,28 +135,34 @@ pub(super) async fn suspend(
             let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
             thawed.map_err(|error| Stop::Failed(chain(&error)))?;
         }
-        let sealed = descent.go_down(&activation).await?;
+        let down = descent.go_down(&activation, begun).await?;
         gate.begin_commit()?;
-        Ok(sealed)
+        Ok(down)
     };
     let committed = match going_down.await {
-        Ok(sealed) => {
+        Ok((sealed, phases)) => {
             let core = core.clone();
             let committed = files::blocking(move || core.snapshots.commit(sealed)).await;
+            let committed = committed.map(|in_use| (in_use, phases));
             committed.map_err(|e| Stop::Failed(format!("the snapshot was not committed: {e}")))
         }
         Err(stop) => Err(stop),
     };
     let stop = match committed {
-        Ok(in_use) => {
+        Ok((in_use, phases)) => {
+            let commit_us = phases.left_us(begun);
             // From here on the snapshot is the actor: nothing may run beside it.
-            activation.end(&core).await;
+            activation.let_go(&core);
             let fence = Fence { epoch: fence.epoch, ended: true };
             let ended = Record { actor: actor.clone(), fence, activation: None };
             if let Err(error) = core.records.save(&ended) {
                 tracing::error!(%actor, %error, "the actor's record was not written");
             }
-            tracing::info!(%actor, epoch = %request.epoch, snapshot = request.snapshot, "an actor sleeps");
+            let [close_us, pause_us, checkpoint_us, seal_us] = phases.us;
+            tracing::info!(
+                %actor, epoch = %request.epoch, snapshot = request.snapshot,
+                close_us, pause_us, checkpoint_us, seal_us, commit_us, "an actor sleeps"
+            );
             core.uploads.look();
             let taken = core.snapshots.told(&actor, &request.snapshot, &core.node);
             // It may be in the store by now, and was not evicted then for our sake.
@@ -194,6 +200,29 @@ pub(super) async fn suspend(
     }
 }
 
+/// What each part of the way down took, for the log: until the endpoint is closed and no connection is left, the pause, the
+/// checkpoint, and until everything is hashed and on the disk.
+#[derive(Default)]
+struct Phases {
+    us: [u64; 4],
+    done: usize,
+}
+
+impl Phases {
+    /// The next one has ended.
+    fn end(&mut self, begun: Instant) {
+        let took = self.left_us(begun);
+        if let Some(phase) = self.us.get_mut(self.done) {
+            *phase = took;
+            self.done += 1;
+        }
+    }
+
+    fn left_us(&self, begun: Instant) -> u64 {
+        (begun.elapsed().as_micros() as u64).saturating_sub(self.us.iter().sum())
+    }
+}
+
 struct Descent<'a> {
     core: &'a Arc<Core>,
     actor: &'a ActorKey,
@@ -213,7 +242,12 @@ impl Descent<'_> {
         Stop::Failed(format!("not done within {:?}", self.request.deadline))
     }
 
-    async fn go_down(&self, activation: &Activation) -> Result<Sealed, Stop> {
+    async fn go_down(
+        &self,
+        activation: &Activation,
+        begun: Instant,
+    ) -> Result<(Sealed, Phases), Stop> {
+        let mut phases = Phases::default();
         let (core, record) = (self.core, &activation.record);
         let closed = activation.lease.close().await;
         closed.map_err(|e| Stop::Failed(format!("the endpoint was not closed: {e}")))?;
@@ -221,10 +255,12 @@ impl Descent<'_> {
         let ended = activation.lease.end_connections(record.endpoint).await;
         ended.map_err(|e| Stop::Failed(e.to_string()))?;
         self.check()?;
+        phases.end(begun);
 
         let paused = activation.runtime.pause(&record.sandbox).await;
         paused.map_err(|error| Stop::Failed(chain(&error)))?;
         self.check()?;
+        phases.end(begun);
         let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
         let mut draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
         let runtime = activation.runtime.clone();
@@ -232,6 +268,7 @@ impl Descent<'_> {
         let written = activation.runtime.checkpoint(&record.sandbox, draft.dir()).await;
         written.map_err(|error| Stop::Failed(draft.why_not_written(&chain(&error))))?;
         self.check()?;
+        phases.end(begun);
         let origin = Origin {
             actor: self.actor.clone(),
             epoch: record.epoch,
@@ -244,6 +281,8 @@ impl Descent<'_> {
         let core = core.clone();
         tokio::select! {
             sealed = files::blocking(move || core.snapshots.seal(draft, origin)) => {
+                phases.end(begun);
+                let sealed = sealed.map(|sealed| (sealed, phases));
                 sealed.map_err(|e| Stop::Failed(format!("the snapshot was not written: {e}")))
             }
             () = self.gate.cancelled.cancelled() => Err(Stop::Cancelled),

@@ -107,8 +107,16 @@ impl Lease {
 
     /// Gives the slot back. It gets a fresh inside before anybody has it again; that goes on in the background.
     pub(crate) fn recycle(self) {
+        self.recycle_after(std::future::ready(()));
+    }
+
+    /// The same for one whose sandbox is about to end: it is made ready when that is over, and whoever leases it waits so long.
+    pub(crate) fn recycle_after(self, over: impl Future<Output = ()> + Send + 'static) {
         *self.slot.occupant() = None;
-        self.recycling.spawn(self.slot.give_back(self.wiring));
+        self.recycling.spawn(async move {
+            over.await;
+            self.slot.give_back(self.wiring).await;
+        });
     }
 }
 
