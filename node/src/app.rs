@@ -45,6 +45,7 @@ use crate::{
     snapshots::Snapshots,
     stay::Newest,
     store::Store,
+    turns::Turns,
     uploads::{self, Uploads},
 };
 
@@ -166,6 +167,7 @@ impl Config {
             reports: reported,
             cleanups: TaskTracker::new(),
             sandboxes: AtomicU64::new(0),
+            turns: Turns::default(),
             metrics: counted,
             layout,
         });

@@ -37,6 +37,7 @@ use crate::{
     snapshots::Snapshots,
     stay::{Newest, Over},
     store::Store,
+    turns::Turns,
     uploads::Uploads,
 };
 
@@ -68,6 +69,7 @@ pub(crate) struct Core {
     /// What goes on after a reply: removing what dead sandboxes leave behind.
     pub(crate) cleanups: TaskTracker,
     pub(crate) sandboxes: AtomicU64,
+    pub(crate) turns: Turns,
     pub(crate) metrics: Metrics,
 }
 

@@ -48,6 +48,7 @@ mod slots;
 mod snapshots;
 mod stay;
 mod store;
+mod turns;
 mod uploads;
 
 pub use app::{App, Error};

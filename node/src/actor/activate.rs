@@ -332,11 +332,13 @@ impl Attempt<'_> {
         let let_out = lease.let_out(&spec.egress).await;
         let_out.map_err(|e| self.failure(format!("it was not let out: {e}")))?;
         let check = Check::new(SocketAddr::V4(endpoint), &sandbox.identity.actor, spec);
+        let turn = self.core.turns.next().await;
         let launched = async {
-            let launched = match image {
-                Some(image) => self.runtime.restore(sandbox, &image.dir).await,
-                None => self.runtime.start(sandbox).await,
-            };
+            let launched = turn.of(match image {
+                Some(image) => self.runtime.restore(sandbox, &image.dir),
+                None => self.runtime.start(sandbox),
+            });
+            let launched = launched.await;
             let pid = launched.map_err(|error| self.failure(chain(&error)))?;
             let watch = Watch::new(self.runtime, &sandbox.id, pid, &sandbox.limits);
             let process = Process::open(pid).map_err(|_| self.ended(&watch))?;
