@@ -46,7 +46,7 @@ async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
         let actor = [name.as_str(), "-n", "demo"];
         cluster.ok(&[&["create", "actor"], &actor[..], &["--template", "counter"]].concat()).await;
         cluster.client.get(&host, "/").await.count();
-        let mut bare = Bare::new(cluster, &name).await?;
+        let mut bare = Bare::new(cluster, "gvisor", &name).await?;
         cluster.ok(&[&["suspend", "actor"], &actor[..]].concat()).await;
         alone.push(millis(bare.restore().await.context("a bare restore")?));
         let (epoch, opened) = (epoch(cluster, &name).await, opened(cluster).await?);

@@ -1,15 +1,18 @@
 //! A hundred actors: frozen ones that are thawed one after the other, and all of them woken at once.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use futures::{TryStreamExt, future::try_join_all, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use reveille_api::proto::ActorKey;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     control,
     figure::{How, Line, Reach, quantile},
     harness::{
         cluster::{Cluster, Options},
+        eventually,
         manifest::Manifests,
     },
     wake,
@@ -23,11 +26,14 @@ const QUIET: &str = "env: [{ name: TICK_MS, value: \"3600000\" }]\n";
 const ROUNDS: usize = 3;
 /// At a time, when they are made ready: a sandbox that starts takes a core.
 const AT_A_TIME: usize = 4;
+const READY: Duration = Duration::from_secs(60);
 const MEDIAN_MS: f64 = 2.0;
 const P99_MS: f64 = 10.0;
 const HERD_P99_MS: f64 = 5_000.0;
 /// Of the p99 of another actor's requests.
 const HERD_TIMES: f64 = 2.0;
+/// Who has no good answer then counts as not answered.
+const LIMIT: Duration = Duration::from_secs(30);
 /// Of the actor that runs all the time, in the quiet.
 const WARM: usize = 2_000;
 
@@ -58,15 +64,22 @@ fn key(number: usize) -> ActorKey {
 }
 
 async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
-    wake::answer(cluster.http, &host("warm")).await?;
+    make_ready(cluster, "warm").await;
     for first in (0..ACTORS).step_by(AT_A_TIME) {
-        let some = (first..ACTORS.min(first + AT_A_TIME))
-            .map(|number| async move { wake::answer(cluster.http, &host(&name(number))).await });
-        try_join_all(some).await?;
+        let some = first..ACTORS.min(first + AT_A_TIME);
+        let some = some.map(|number| async move { make_ready(cluster, &name(number)).await });
+        join_all(some).await;
+        eprintln!("{NAME} {}/{ACTORS} are ready", first + AT_A_TIME);
     }
     let mut lines = freezer(cluster).await?;
     lines.extend(herd(cluster).await?);
     Ok(lines)
+}
+
+/// However often that takes: it is not what is measured.
+async fn make_ready(cluster: &Cluster, name: &str) {
+    let host = host(name);
+    eventually("it answers", READY, || wake::answer(cluster.http, &host)).await;
 }
 
 /// All are frozen, then all are thawed, each by a request, beside a request to one that runs.
@@ -117,7 +130,7 @@ async fn herd(cluster: &Cluster) -> Result<Vec<Line>> {
         quiet.push(wake::answer(cluster.http, &host("warm")).await?);
     }
     let begun = Instant::now();
-    let asked: FuturesUnordered<_> = (0..ACTORS)
+    let mut asked: FuturesUnordered<_> = (0..ACTORS)
         .map(|number| async move {
             wake::answer(cluster.http, &host(&name(number))).await?;
             anyhow::Ok(begun.elapsed())
@@ -132,11 +145,22 @@ async fn herd(cluster: &Cluster) -> Result<Vec<Line>> {
             }
         }
     };
-    let woken = asked.try_collect::<Vec<_>>();
+    let wake = async {
+        let mut woken = Vec::with_capacity(ACTORS);
+        while let Ok(Some(answered)) = timeout_at(begun + LIMIT, asked.next()).await {
+            match answered {
+                Ok(took) => woken.push(took),
+                Err(error) => eprintln!("{NAME} herd: {error:#}"),
+            }
+        }
+        woken
+    };
     let mut woken = tokio::select! {
-        woken = woken => woken?,
+        woken = wake => woken,
         error = ask => return Err(error).context("the one that runs"),
     };
+    let answers = woken.len();
+    woken.resize(ACTORS, LIMIT);
     for side in [&mut woken, &mut quiet, &mut busy] {
         side.sort_unstable();
     }
@@ -151,6 +175,8 @@ async fn herd(cluster: &Cluster) -> Result<Vec<Line>> {
     };
     let warm = (&[quantile(&quiet, 0.99)][..], &[quantile(&busy, 0.99)][..]);
     Ok(vec![
+        Line::alone(NAME, format!("{ACTORS} woken at once, answers"), "", vec![answers as f64])
+            .reach("herd_answers", Reach::AtLeast(ACTORS as f64)),
         alone("half of them", 0.5),
         alone("p99", 0.99).reach("herd_p99_ms", Reach::AtMost(HERD_P99_MS)),
         Line::beside(

@@ -51,7 +51,7 @@ impl Wake {
 
 async fn measure(cluster: &Cluster) -> Result<Vec<Line>> {
     cluster.client.get(HOST, "/").await.count();
-    let mut bare = Bare::new(cluster, "counter").await?;
+    let mut bare = Bare::new(cluster, "gvisor", "counter").await?;
     let (mut alone, mut wakes) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         cluster.ok(&["suspend", "actor", "counter", "-n", "demo"]).await;
