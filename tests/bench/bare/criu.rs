@@ -2,7 +2,10 @@
 
 use std::{
     fs::{self, File},
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -33,6 +36,8 @@ impl Criu {
         for name in ["root", "writes"] {
             fs::create_dir(dir.join(name))?;
         }
+        // In the mode that the image says.
+        File::options().append(true).create_new(true).mode(0o600).open(dir.join("output.log"))?;
         // As for the node's: nothing comes from outside, and it keeps what it finds out about the kernel.
         shell.run("mount --make-rprivate / && mount -t tmpfs tmpfs /run").await?;
         shell.run(&format!("mount -t tmpfs tmpfs {}", dir.join("writes").display())).await?;
