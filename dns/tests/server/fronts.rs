@@ -70,15 +70,21 @@ async fn no_answer_is_empty_while_the_fronts_change() {
         }
         asked
     });
-    for n in 1..=8 {
-        // Written in place: there are moments when it is empty.
+    for n in 1..=4 {
+        // Written in place, by somebody who is slow: it is seen while it is empty.
+        let errors = dns.metric("reveille_dns_front_errors_total").await;
         std::fs::write(&path, "").unwrap();
+        eventually(async || match dns.metric("reveille_dns_front_errors_total").await > errors {
+            true => Ok(()),
+            false => Err("not noticed".into()),
+        })
+        .await;
         std::fs::write(&path, format!("10.0.1.{n}\n")).unwrap();
         answers(&dns, &format!("10.0.1.{n}")).await;
     }
     enough.cancel();
     let asked = asking.join_next().await.unwrap().unwrap();
-    assert!(asked > 8, "{asked} questions");
+    assert!(asked > 4, "{asked} questions");
 }
 
 #[tokio::test]
