@@ -143,8 +143,7 @@ fn manifests() -> Manifests {
         .python("demo", "odd", ODD, &format!("readiness: {{ timeout: 4s }}\n{WAKE}"))
         .template("demo", "nothing", &nothing)
         .python("full", "sleeper", NEVER_READY, WAKE)
-        .template("poor", "nothing", &nothing)
-        .actor("poor", "nothing", "nothing");
+        .template("poor", "nothing", &nothing);
     for (actor, template) in [
         ("corrupt", "counter"),
         ("asleep", "counter"),
@@ -160,8 +159,14 @@ fn manifests() -> Manifests {
     ] {
         manifests = manifests.actor("demo", actor, template);
     }
+    for name in POOR {
+        manifests = manifests.actor("poor", name, "nothing");
+    }
     ["a", "b", "c"].iter().fold(manifests, |all, name| all.actor("full", name, "sleeper"))
 }
+
+/// Actors of a namespace that spends its wakes.
+const POOR: [&str; 5] = ["v", "w", "x", "y", "z"];
 
 /// An instance, and what was answered in it.
 struct Faults<'a>(&'a Cluster);
@@ -207,9 +212,12 @@ impl Faults<'_> {
             }
         };
         let poor = async {
+            // Together they spend wakes quicker than the budget grows, however long a start takes to fail.
             let mut seen = Vec::new();
-            while !seen.iter().any(|reason| reason == "quota_exceeded") && seen.len() < 60 {
-                seen.push(self.reason("nothing.poor", "/").await);
+            while !seen.iter().any(|reason| reason == "quota_exceeded") && seen.len() < 200 {
+                let all =
+                    POOR.map(|name| async move { self.reason(&format!("{name}.poor"), "/").await });
+                seen.extend(join_all(all).await);
             }
             assert!(seen.iter().any(|reason| reason == "quota_exceeded"), "{seen:?}");
         };

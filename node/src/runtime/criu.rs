@@ -22,6 +22,7 @@ mod spec;
 mod trial;
 mod version;
 mod writes;
+mod yards;
 
 use std::{
     fs::{self, File},
@@ -413,7 +414,8 @@ impl Runtime for Criu {
                     tracing::warn!(sandbox = id, %error, "a leftover sandbox was not deleted");
                 }
             }
-            Ok(())
+            let swept = files::blocking(|| yards::sweep(Path::new(yards::PARENT))).await;
+            swept.map_err(Error::file("read", Path::new(yards::PARENT)))
         }
         .boxed()
     }
