@@ -9,7 +9,7 @@
 //! | `wakes` | wakes/s of router and control plane with a node that does nothing | |
 //! | `memory` | bytes of a parked request and of a binding | |
 //! | `quiet` | CPU time of every part while nothing happens; applying and listing 10,000 actors | |
-//! | `sizes` | suspend and wake with 10, 100 and 500 MB of memory, for both runtimes | the part of it that is `runsc` or `criu` |
+//! | `sizes` | suspend and wake with 10, 100 and 500 MB of memory, for both runtimes | bare `runsc` or `criu` with the same snapshot |
 //! | `many` | freezing and thawing with 100 actors; waking 100 at once | requests to an actor that runs |
 //! | `dns` | queries/s of the DNS server on one core, and their latency | Knot DNS and dnsmasq |
 //! | `recovery` | how long requests go wrong after kill -9 of each part | the same without a kill |
