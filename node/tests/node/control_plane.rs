@@ -127,6 +127,7 @@ async fn the_doctor_finds_this_machine_fit_and_leaves_it_as_it_was() {
             "container",
             "nft",
             "worker network",
+            "egress",
             "limits",
             "freezer",
             "disk"
