@@ -20,8 +20,9 @@ use crate::{
 
 const NAME: &str = "many";
 const ACTORS: usize = 100;
-/// A sandbox of gVisor takes 3 ms of processor time for each tick of its actor: a hundred of them would take all there is.
-const QUIET: &str = "env: [{ name: TICK_MS, value: \"3600000\" }]\n";
+/// A sandbox of gVisor takes 3 ms of processor time for each tick of its actor, and 35 ms each second for being there: a hundred
+/// that run would take all there is, so who is asked no more is frozen soon.
+const TEMPLATE: &str = "env: [{ name: TICK_MS, value: \"3600000\" }]\nidle: { freezeAfter: 1s }\n";
 /// Of freezing and thawing each of them.
 const ROUNDS: usize = 3;
 /// At a time, when they are made ready: a sandbox that starts takes a core.
@@ -39,7 +40,7 @@ const WARM: usize = 2_000;
 
 pub(crate) async fn run() -> Result<Vec<Line>> {
     let manifests = (0..ACTORS)
-        .fold(Manifests::new().counter("demo", "counter", QUIET), |manifests, number| {
+        .fold(Manifests::new().counter("demo", "counter", TEMPLATE), |manifests, number| {
             manifests.actor("demo", &name(number), "counter")
         });
     let manifests = manifests.actor("demo", "warm", "counter");
@@ -82,19 +83,20 @@ async fn make_ready(cluster: &Cluster, name: &str) {
     eventually("it answers", READY, || wake::answer(cluster.http, &host)).await;
 }
 
-/// All are frozen, then all are thawed, each by a request, beside a request to one that runs.
+/// Each is thawed by a request, beside a request to one that runs, and frozen again; the others are frozen meanwhile.
 async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
     let mut control = control(cluster);
+    for number in 0..ACTORS {
+        control.freeze_actor(key(number)).await?;
+    }
     let (mut frozen, mut warm, mut thawed) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         for number in 0..ACTORS {
+            warm.push(wake::answer(cluster.http, &host("warm")).await?);
+            thawed.push(wake::answer(cluster.http, &host(&name(number))).await?);
             let begun = Instant::now();
             control.freeze_actor(key(number)).await?;
             frozen.push(begun.elapsed());
-        }
-        for number in 0..ACTORS {
-            warm.push(wake::answer(cluster.http, &host("warm")).await?);
-            thawed.push(wake::answer(cluster.http, &host(&name(number))).await?);
         }
         eprintln!("{NAME} freezer {round}/{ROUNDS}");
     }

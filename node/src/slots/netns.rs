@@ -3,10 +3,12 @@
 //! A thread that changes its namespace is never given back to a pool: it does its work and ends.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -18,6 +20,11 @@ use nix::{
 use tokio::sync::oneshot;
 
 const SELF: &str = "/proc/thread-self/ns/net";
+
+thread_local! {
+    /// See [`until_the_end`].
+    static KEPT: RefCell<Vec<Rc<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A network namespace held by a descriptor. It ends when nothing holds it: descriptor, process or pin.
 #[derive(Clone, Debug)]
@@ -87,6 +94,14 @@ pub(crate) fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         written => written,
     }
+}
+
+/// Keeps a descriptor open until the thread ends, when the result of its work is known: the kernel takes 10 to 30 ms to close
+/// a socket that changed rules or saw packets.
+pub(super) fn until_the_end(fd: OwnedFd) -> Rc<OwnedFd> {
+    let fd = Rc::new(fd);
+    KEPT.with_borrow_mut(|kept| kept.push(fd.clone()));
+    fd
 }
 
 /// Does work on a thread of its own.

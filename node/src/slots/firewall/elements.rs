@@ -13,6 +13,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
+use crate::slots::netns::until_the_end;
+
 /// Names in the rules.
 const TABLE: &str = "reveille";
 const ENDPOINTS: &str = "endpoints";
@@ -109,12 +111,12 @@ fn transact(changes: [Change; 4]) -> io::Result<()> {
         batch.extend(message(kind, flags | ACKNOWLEDGE, last, IPV4, 0, &of));
     }
     batch.extend(message(BATCH_END, 0, last + 1, 0, NFTABLES, &[]));
-    let socket = socket(
+    let socket = until_the_end(socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkNetFilter,
-    )?;
+    )?);
     send(socket.as_raw_fd(), &batch, MsgFlags::empty())?;
     acknowledged(&socket, last)
 }
