@@ -11,7 +11,8 @@ Made by `reveille metrics-reference`; a test compares. Every series is there fro
 here and no others: none carries the name of an actor or of a client. Of a histogram there are `_bucket`, `_sum` and `_count`.
 
 Each part serves `/metrics` (Prometheus text, OpenMetrics for who accepts it), `/healthz` and `/readyz` at its `--status`. With `reveille up`
-one page, that of the router at port 8081, has the series of all parts, and `reveille_part_up{part}`: 1 while a part answers.
+one page, that of the router at port 8081, has the series of all parts, and `reveille_part_up{part}`: 1 while a part answers. It is ready when all
+are; with `?only=own` it speaks for the router alone.
 ";
 
 /// Print every series that the parts serve, as Markdown

@@ -69,7 +69,8 @@ pub(crate) struct Args {
     /// Status page, metrics and probes
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8081")]
     status: SocketAddr,
-    /// Part on this machine whose metrics are shown with the router's own: PART=ADDRESS, its --status; may be given more than once
+    /// Part on this machine for which --status speaks too, in its metrics and readiness: PART=ADDRESS, its --status; may be given
+    /// more than once
     #[arg(long, value_name = "PART=ADDRESS", value_delimiter = ',')]
     metrics_of: Vec<Other>,
     /// Name of this router: it stays over restarts, and no other router has it

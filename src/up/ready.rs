@@ -37,8 +37,9 @@ pub(super) async fn node(plan: &Plan) -> Option<()> {
 
 /// The router says so itself: it has its session with the control plane.
 pub(super) async fn router(plan: &Plan) -> Option<()> {
-    let answer =
-        http::request("GET", local(plan.args.status), "localhost", "/readyz").await.ok()?;
+    // The others are not started yet.
+    let own = "/readyz?only=own";
+    let answer = http::request("GET", local(plan.args.status), "localhost", own).await.ok()?;
     (answer.status == 200).then_some(())
 }
 

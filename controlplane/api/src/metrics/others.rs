@@ -1,4 +1,5 @@
-//! The series of other parts on the same machine, on one page with one's own: `up` has one address for all of them.
+//! The series of other parts on the same machine, on one page with one's own, and whether they can work: `up` has one address for
+//! all of them.
 //!
 //! A part that does not answer in time is left out, and `reveille_part_up` says so.
 
@@ -57,7 +58,7 @@ pub(super) type Answer = (Part, Option<String>);
 /// Asks all of them at once, for the form that we were asked for, and each for its own series alone.
 pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer> {
     join_all(others.iter().map(async |other| {
-        let answer = ask(&other.address, accept).await;
+        let answer = ask(&other.address, "/metrics", accept).await;
         let told = answer.inspect_err(
             |error| tracing::debug!(part = other.part.value(), %error, "a part's page is not there"),
         );
@@ -68,11 +69,20 @@ pub(super) async fn gather(others: &[Other], accept: Option<&str>) -> Vec<Answer
 
 /// The series of the part that has its page there, without those of others.
 pub async fn own(address: &Address) -> io::Result<String> {
-    ask(address, None).await
+    ask(address, "/metrics", None).await
 }
 
-async fn ask(address: &Address, accept: Option<&str>) -> io::Result<String> {
-    let request = Request::get(OWN);
+/// Which of them cannot do its work, if one cannot. Asks all of them at once.
+pub(super) async fn unready(others: &[Other]) -> Option<String> {
+    let asked = others.iter().map(async |other| {
+        let answer = ask(&other.address, "/readyz", None).await;
+        answer.err().map(|error| format!("{} is not ready: {error}", other.part.value()))
+    });
+    join_all(asked).await.into_iter().flatten().next()
+}
+
+async fn ask(address: &Address, path: &str, accept: Option<&str>) -> io::Result<String> {
+    let request = Request::get(format!("{path}?{OWN}"));
     let request = accept.iter().fold(request, |request, accept| request.header(ACCEPT, *accept));
     net::ask(address, request, LARGEST, PATIENCE).await
 }

@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | `/healthz` | 200 as long as the process answers |
 //! | `/readyz` | 200 while it can do its work; 503 before that and from the first moment of a shutdown |
-//! | `/metrics` | Prometheus text; OpenMetrics for who accepts it; also that of [the parts beside it](Other), but for who asks for `?only=own` |
+//! | `/metrics` | Prometheus text; OpenMetrics for who accepts it |
+//!
+//! The last two also speak for [the parts beside it](Other), but for who asks for `?only=own`.
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -43,8 +45,8 @@ pub(super) const LONGEST: Duration = Duration::from_secs(60);
 /// What is then under way, or when its part stops, gets so much more.
 const LAST: Duration = Duration::from_secs(1);
 
-/// One's own series alone.
-pub(super) const OWN: &str = "/metrics?only=own";
+/// Of one's own alone.
+pub(super) const OWN: &str = "only=own";
 
 /// A part that can be watched.
 pub trait Watched: Send + Sync + 'static {
@@ -59,7 +61,7 @@ pub trait Watched: Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// Parts beside it whose series its page has too.
+    /// Parts beside it for which its page speaks too.
     fn others(&self) -> &[Other] {
         &[]
     }
@@ -133,11 +135,22 @@ pub(super) async fn converse(
     let _ = timeout(LAST, connection).await;
 }
 
-async fn readyz<W: Watched>(State(part): State<Arc<W>>) -> (StatusCode, String) {
-    match part.unready() {
+async fn readyz<W: Watched>(
+    State(part): State<Arc<W>>,
+    RawQuery(query): RawQuery,
+) -> (StatusCode, String) {
+    let why = match part.unready() {
+        Some(why) => Some(why.to_owned()),
+        None => others::unready(asked_for(&*part, query)).await,
+    };
+    match why {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
+}
+
+fn asked_for<W: Watched>(part: &W, query: Option<String>) -> &[Other] {
+    if query.as_deref() == Some(OWN) { &[] } else { part.others() }
 }
 
 async fn metrics<W: Watched>(
@@ -145,7 +158,7 @@ async fn metrics<W: Watched>(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> impl IntoResponse {
-    let others = if query.as_deref() == Some("only=own") { &[] } else { part.others() };
+    let others = asked_for(&*part, query);
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let (others, ()) = tokio::join!(others::gather(others, accept), part.look());
     let (kind, text) = exposition(part.registry(), accept);

@@ -159,8 +159,32 @@ async fn one_page_has_the_series_of_the_parts_beside_it_and_says_who_does_not_an
     assert!(text.ends_with("# EOF\n") && text.contains("reveille_node_ends_total"), "{text}");
     let text = own(&address).await.unwrap();
     assert!(text.contains("reveille_router_ends_total") && !text.contains("node"), "{text}");
-    assert!(get(&address, "/readyz", "*/*").await.starts_with("HTTP/1.1 200"));
-    assert!(get(&address, "/healthz", "*/*").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn one_page_is_ready_when_the_parts_beside_it_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = |name: &str| Address::Unix(dir.path().join(name));
+    let other = |name: &str| format!("{name}={}", page(name)).parse().unwrap();
+    // Whom it has beside it is not asked.
+    let (_, _node) = serving(Part1 { others: vec![other("dns")], ..plain() }, &page("node")).await;
+    let starts = Part1 { unready: Some("it starts"), ..plain() };
+    let (_, _starts) = serving(starts, &page("envoy")).await;
+    let answer = async |others: &[&str]| {
+        let others = others.iter().map(|name| other(name)).collect();
+        let part = Part1 { others, ..plain() };
+        let (address, _router) = serving(part, &"127.0.0.1:0".parse().unwrap()).await;
+        assert!(get(&address, "/healthz", "*/*").await.starts_with("HTTP/1.1 200"));
+        assert!(get(&address, "/readyz?only=own", "*/*").await.starts_with("HTTP/1.1 200"));
+        get(&address, "/readyz", "*/*").await
+    };
+    assert!(answer(&["node"]).await.starts_with("HTTP/1.1 200"));
+    for (others, said) in
+        [(["node", "envoy"], "envoy is not ready: "), (["node", "dns"], "dns is not ready: ")]
+    {
+        let answer = answer(&others).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(said), "{answer}");
+    }
 }
 
 #[tokio::test]
