@@ -103,13 +103,15 @@ async fn measure(cluster: &Cluster, runtime: &str, megabytes: u32) -> Result<Vec
         wakes.bare.push(millis(cycle.restore));
         sizes.bare.push(cycle.bytes / 1e6);
         tokio::time::sleep(REST).await;
-        wakes.ours.push(wake::request(cluster.http, &host).await?.total);
+        let woken = wake::request(cluster.http, &host).await?;
+        wakes.ours.push(woken.total);
         let both = |sides: &Sides| {
             format!("{:.0} ms, bare {:.0}", sides.ours[round - 1], sides.bare[round - 1])
         };
         let (suspend, wake) = (both(&suspends), both(&wakes));
         eprintln!(
-            "{NAME} {runtime} {megabytes} MB {round}/{ROUNDS}: suspend {suspend}; wake {wake}"
+            "{NAME} {runtime} {megabytes} MB {round}/{ROUNDS}: suspend {suspend}; wake {wake}, most of it {}",
+            woken.most()
         );
     }
     drop(bare);

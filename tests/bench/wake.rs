@@ -44,6 +44,12 @@ impl Wake {
         self.phases.iter().filter(|(of, _)| of == name).map(|(_, ms)| ms).sum()
     }
 
+    /// The longest phase.
+    pub(crate) fn most(&self) -> String {
+        let longest = self.phases.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        longest.map_or_else(String::new, |(name, ms)| format!("{name} {ms:.0}"))
+    }
+
     fn unattributed(&self) -> f64 {
         self.total - self.phases.iter().map(|(_, ms)| ms).sum::<f64>()
     }
