@@ -21,6 +21,7 @@
 mod ahead;
 pub(crate) mod chunks;
 pub(crate) mod manifest;
+mod writeback;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,6 +12,7 @@ mod mend;
 mod spec;
 
 use std::{
+    collections::BTreeMap,
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -22,8 +23,9 @@ use futures::{FutureExt, future::BoxFuture};
 
 pub(crate) use flags::Flags;
 
-use nix::mount::MsFlags;
+use nix::{libc, mount::MsFlags};
 use reveille_api::manifest::template::Resources;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::{
     Error, Kind, Runtime, Sandbox, born,
@@ -57,7 +59,10 @@ pub(crate) struct Gvisor {
     root: PathBuf,
     bundles: PathBuf,
     flags: Flags,
+    /// Of sandboxes.
     launcher: Launcher,
+    /// Of commands to those there are.
+    commands: Launcher,
     /// Without them a freeze is a pause, which takes ten times as long.
     cgroups: Option<Cgroups>,
 }
@@ -76,13 +81,19 @@ impl Gvisor {
         for dir in [root, bundles] {
             files::create_private_dir(dir).map_err(Error::file("create", dir))?;
         }
-        let launcher = launch_apart(mounts).await;
-        let launcher = launcher.map_err(Error::file("hide", Path::new(HIDDEN)))?;
+        let apart = async {
+            let hide = Netns::create().await?.enter(|| Path::new(MARK).exists()).await?;
+            tracing::debug!(hide, "runsc finds an empty directory at {HIDDEN} where it must");
+            let commands = launch_apart(mounts.clone(), hide, short_lived).await?;
+            io::Result::Ok((launch_apart(mounts, hide, || Ok(())).await?, commands))
+        };
+        let apart = apart.await.map_err(Error::file("launch from", Path::new(HIDDEN)));
+        let (launcher, commands) = apart?;
         let cgroups = Cgroups::detect().inspect_err(|error| {
             tracing::warn!(%error, "actors are frozen by runsc, which is slower");
         });
         let (root, bundles, cgroups) = (root.into(), bundles.into(), cgroups.ok());
-        Ok(Self { binary, root, bundles, flags, launcher, cgroups })
+        Ok(Self { binary, root, bundles, flags, launcher, commands, cgroups })
     }
 
     /// `--root` is one argument on purpose: leftovers are found by it.
@@ -117,12 +128,6 @@ impl Gvisor {
             command.arg("--net-disconnect-ok=true");
         }
         command
-    }
-
-    /// Runs a command to its end, also when nobody waits for it any more.
-    async fn run(&self, verb: &'static str, command: Command, log: &Path) -> Result<(), Error> {
-        let _ = std::fs::remove_file(log);
-        ended(verb, self.launcher.run(RUNSC, verb, command, false).await?, log)
     }
 
     /// Starts or restores; both leave the pid in a file when they end.
@@ -172,7 +177,7 @@ impl Gvisor {
         let log = self.root.join(ERRORS);
         let mut command = self.command(&log);
         command.args(["--network=none", "do", "/bin/true"]);
-        self.run("do", command, &log).await
+        ended("do", self.launcher.run(RUNSC, "do", command, false).await?, &log)
     }
 
     /// The image with the sandbox's own name for its host; `None` where it must keep the one it has.
@@ -203,11 +208,12 @@ impl Gvisor {
         let mut command = self.command(Path::new("/dev/null"));
         command.args(["state", id]).stdout(Stdio::piped());
         // Killed when it is not waited for any more.
-        let child = self.launcher.spawn(command, true).await.ok()?;
+        let child = self.commands.spawn(command, true).await.ok()?;
         let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.ok()?.ok()?;
         serde_json::from_slice::<State>(&output.stdout).ok().map(|state| state.status)
     }
 
+    /// Runs a command to its end, also when nobody waits for it any more.
     async fn control(
         &self,
         verb: &'static str,
@@ -217,7 +223,8 @@ impl Gvisor {
         let log = self.bundle(id).join(ERRORS);
         let mut command = self.command(&log);
         command.arg(verb).args(arguments).arg(id);
-        self.run(verb, command, &log).await
+        let _ = std::fs::remove_file(&log);
+        ended(verb, self.commands.run(RUNSC, verb, command, false).await?, &log)
     }
 }
 
@@ -440,20 +447,60 @@ fn of_group(limits: &Resources) -> Resources {
     Resources { pids: None, ..limits.clone() }
 }
 
-async fn launch_apart(mounts: Vec<PathBuf>) -> io::Result<Launcher> {
-    let hide = Netns::create().await?.enter(|| Path::new(MARK).exists()).await?;
+/// With mounts apart from the agent's, after something else.
+async fn launch_apart(
+    mounts: Vec<PathBuf>,
+    hide: bool,
+    prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<Launcher> {
     let launcher = Launcher::start(move || {
         launcher::own_mounts(&mounts)?;
-        if !hide {
-            return Ok(());
+        if hide {
+            let flags =
+                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            launcher::cover("tmpfs", Path::new(HIDDEN), flags)?;
         }
-        let flags =
-            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        launcher::cover("tmpfs", Path::new(HIDDEN), flags)
+        prepare()
     });
-    let launcher = launcher.await?;
-    if hide {
-        tracing::debug!("runsc runs with an empty directory over {HIDDEN}");
+    launcher.await
+}
+
+/// What this thread starts finds no `membarrier`. Each runsc registers for it as it starts, which takes 13 of the 20 ms of a command
+/// that does nothing: the kernel waits until every processor has been seen. Only a sandbox has a use for it.
+fn short_lived() -> io::Result<()> {
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(libc::SYS_membarrier, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        std::env::consts::ARCH.try_into().map_err(io::Error::other)?,
+    );
+    let program = filter.and_then(BpfProgram::try_from).map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_launched_for_a_moment_is_filtered_and_nothing_else_is() {
+        let filters = async |prepare: fn() -> io::Result<()>| {
+            let launcher = Launcher::start(prepare).await.unwrap();
+            let mut awk = Command::new("awk");
+            awk.args(["/^Seccomp_filters:/ { print $2 }", "/proc/self/status"]);
+            let awk = launcher
+                .spawn(
+                    {
+                        awk.stdout(Stdio::piped());
+                        awk
+                    },
+                    true,
+                )
+                .await
+                .unwrap();
+            let output = awk.wait_with_output().await.unwrap();
+            String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap()
+        };
+        assert_eq!(filters(short_lived).await, filters(|| Ok(())).await + 1);
     }
-    Ok(launcher)
 }

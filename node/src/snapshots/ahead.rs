@@ -1,18 +1,19 @@
-//! [`Ahead`]: image files are hashed while the runtime still writes them.
+//! [`Ahead`]: image files are hashed and sent to the disk while the runtime still writes them.
 //!
 //! ```text
 //!  written   ████████████████████████│ the runtime is done
 //!  hashed    ░░██████████████████████│░ the last chunks, by every processor
+//!  sent      ░░██████████████████████│░ and synced
 //! ```
 //!
-//! The hashing that is left when the runtime is done does not grow with the memory. It is sound only for a file that is
+//! What is left of both when the runtime is done does not grow with the memory. It is sound only for a file that is
 //! written from its front to its end, each byte once: whoever has it written says which ones are. Of those a sample is
 //! hashed again at the end, always with the first chunk, where headers are, and nothing is taken over of a file in which
 //! a byte of that has changed. Were a change missed all the same, the manifest would not fit the file: that can make a
 //! snapshot useless to the next agent, and never lets a wrong one pass.
 //!
-//! They are not sent to the disk before they are whole: each sync of a file that grows makes its writer wait for the file
-//! system's journal, which took longer than was won.
+//! They are sent by [`writeback`], not synced: each sync of a file that grows makes its writer wait for the file system's journal,
+//! which took longer than was won.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,7 @@ use std::{
 use super::{
     chunks::{self, CHUNK, Digest},
     manifest::Stamp,
+    writeback,
 };
 use crate::files;
 
@@ -172,7 +174,13 @@ impl Follower {
             for file in &mut self.files {
                 let size = file.file.metadata()?.len();
                 let whole = size / CHUNK as u64;
-                for index in file.chunks.len() as u64..whole {
+                let hashed = file.chunks.len() as u64;
+                if hashed == whole {
+                    continue;
+                }
+                // Where that fails, the sync at the end does all of it.
+                let _ = writeback::begin(&file.file, hashed * CHUNK as u64..whole * CHUNK as u64);
+                for index in hashed..whole {
                     if stop.is_set() {
                         return Ok(self.files);
                     }
