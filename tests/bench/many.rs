@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use reveille_api::proto::ActorKey;
+use reveille_api::{
+    net::Address,
+    proto::{ActivationRef, ActorKey, node_agent_client::NodeAgentClient},
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -28,6 +31,8 @@ const ROUNDS: usize = 3;
 /// At a time, when they are made ready: a sandbox that starts takes a core.
 const AT_A_TIME: usize = 4;
 const READY: Duration = Duration::from_secs(60);
+/// A term that no router was ever given.
+const LATER: u64 = 1 << 40;
 const MEDIAN_MS: f64 = 2.0;
 const P99_MS: f64 = 10.0;
 const HERD_P99_MS: f64 = 5_000.0;
@@ -90,6 +95,7 @@ async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
         control.freeze_actor(key(number)).await?;
     }
     let (mut frozen, mut warm, mut thawed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut freezes, mut thaws) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         for number in 0..ACTORS {
             warm.push(wake::answer(cluster.http, &host("warm")).await?);
@@ -98,27 +104,52 @@ async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
             control.freeze_actor(key(number)).await?;
             frozen.push(begun.elapsed());
         }
+        for number in 0..ACTORS {
+            wake::answer(cluster.http, &host(&name(number))).await?;
+            let [freeze, thaw] = turn(cluster, number).await?;
+            freezes.push(freeze);
+            thaws.push(thaw);
+            control.freeze_actor(key(number)).await?;
+        }
         eprintln!("{NAME} freezer {round}/{ROUNDS}");
     }
-    for side in [&mut frozen, &mut warm, &mut thawed] {
+    for side in [&mut frozen, &mut warm, &mut thawed, &mut freezes, &mut thaws] {
         side.sort_unstable();
     }
-    let of = |side: &[_], share| quantile(side, share);
-    let freeze = |what: &str, share, name, reach| {
-        let value = vec![of(&frozen, share)];
-        Line::alone(NAME, format!("freeze, {what}"), "ms", value).reach(name, Reach::AtMost(reach))
+    let mut lines = Vec::new();
+    for (what, share, most) in [("p50", 0.5, MEDIAN_MS), ("p99", 0.99, P99_MS)] {
+        let of = |side: &[_]| vec![quantile(side, share)];
+        for (turn, name, took) in [("freeze", "freeze_ms", &freezes), ("thaw", "thaw_ms", &thaws)] {
+            let what = format!("{turn} by the node, {what}");
+            lines.push(Line::alone(NAME, what, "ms", of(took)).reach(name, Reach::AtMost(most)));
+        }
+        let whole = format!("freeze by the control plane, {what}");
+        lines.push(Line::alone(NAME, whole, "ms", of(&frozen)));
+        let whole = format!("request that thaws, {what}, beside one to an actor that runs");
+        let sides = (&of(&warm)[..], &of(&thawed)[..]);
+        lines.push(Line::beside(NAME, whole, "ms", sides, How::Difference));
+    }
+    Ok(lines)
+}
+
+/// Asks the node, in the control plane's place, to freeze an actor that runs and to thaw it again, and says how long it took for each.
+async fn turn(cluster: &Cluster, number: usize) -> Result<[Duration; 2]> {
+    let socket = cluster.data_dir().join("run/node.sock");
+    let mut node = NodeAgentClient::new(Address::Unix(socket).channel());
+    let epoch = control(cluster).get_actor(key(number)).await?.into_inner().epoch;
+    let of = |term| {
+        let actor = Some(key(number));
+        ActivationRef { actor, epoch, term, traceparent: String::new() }
     };
-    let thaw = |what: &str, share, name, reach| {
-        let what = format!("request that thaws, {what}, beside one to an actor that runs");
-        let sides = (&[of(&warm, share)][..], &[of(&thawed, share)][..]);
-        Line::beside(NAME, what, "ms", sides, How::Difference).reach(name, Reach::AtMost(reach))
-    };
-    Ok(vec![
-        freeze("p50", 0.5, "freeze_p50_ms", MEDIAN_MS),
-        freeze("p99", 0.99, "freeze_p99_ms", P99_MS),
-        thaw("p50", 0.5, "thaw_p50_ms", MEDIAN_MS),
-        thaw("p99", 0.99, "thaw_p99_ms", P99_MS),
-    ])
+    // The connection is made by then.
+    node.resume(of(0)).await?;
+    let begun = Instant::now();
+    node.freeze(of(LATER)).await?;
+    let frozen = begun.elapsed();
+    // Takes back none of the control plane's own.
+    let thawed = node.resume(of(0)).await?.into_inner().resumed;
+    ensure!(thawed, "{} was not thawed", name(number));
+    Ok([frozen, begun.elapsed() - frozen])
 }
 
 /// All are suspended, then all are asked at once, while another one is asked again and again.
