@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use reveille_api::{
+    Stay,
     net::Address,
-    proto::{ActivationRef, ActorKey, node_agent_client::NodeAgentClient},
+    proto::{ActivationRef, ActorKey, GetInventoryRequest, node_agent_client::NodeAgentClient},
 };
 use tokio::time::{Instant, timeout_at};
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
     control,
@@ -33,6 +35,8 @@ const AT_A_TIME: usize = 4;
 const READY: Duration = Duration::from_secs(60);
 /// A term that no router was ever given.
 const LATER: u64 = 1 << 40;
+/// A node that has begun more is not well.
+const STAYS: u64 = 9;
 const MEDIAN_MS: f64 = 2.0;
 const P99_MS: f64 = 10.0;
 const HERD_P99_MS: f64 = 5_000.0;
@@ -95,6 +99,7 @@ async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
         control.freeze_actor(key(number)).await?;
     }
     let (mut frozen, mut warm, mut thawed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut node = node(cluster).await?;
     let (mut freezes, mut thaws) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         for number in 0..ACTORS {
@@ -106,7 +111,8 @@ async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
         }
         for number in 0..ACTORS {
             wake::answer(cluster.http, &host(&name(number))).await?;
-            let [freeze, thaw] = turn(cluster, number).await?;
+            let epoch = control.get_actor(key(number)).await?.into_inner().epoch;
+            let [freeze, thaw] = turn(&mut node, number, epoch).await?;
             freezes.push(freeze);
             thaws.push(thaw);
             control.freeze_actor(key(number)).await?;
@@ -132,17 +138,27 @@ async fn freezer(cluster: &Cluster) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Asks the node, in the control plane's place, to freeze an actor that runs and to thaw it again, and says how long it took for each.
-async fn turn(cluster: &Cluster, number: usize) -> Result<[Duration; 2]> {
+type Node = NodeAgentClient<InterceptedService<Channel, Stay>>;
+
+/// The node agent, as the control plane speaks to it: in the stay that is the newest.
+async fn node(cluster: &Cluster) -> Result<Node> {
     let socket = cluster.data_dir().join("run/node.sock");
-    let mut node = NodeAgentClient::new(Address::Unix(socket).channel());
-    let epoch = control(cluster).get_actor(key(number)).await?.into_inner().epoch;
+    for stay in 1..=STAYS {
+        let channel = Address::Unix(socket.clone()).channel();
+        let mut node = NodeAgentClient::with_interceptor(channel, Stay(stay));
+        if node.get_inventory(GetInventoryRequest::default()).await.is_ok() {
+            return Ok(node);
+        }
+    }
+    bail!("the node takes no call")
+}
+
+/// Has the node freeze an actor that runs and thaw it again, and says how long it took for each.
+async fn turn(node: &mut Node, number: usize, epoch: u64) -> Result<[Duration; 2]> {
     let of = |term| {
         let actor = Some(key(number));
         ActivationRef { actor, epoch, term, traceparent: String::new() }
     };
-    // The connection is made by then.
-    node.resume(of(0)).await?;
     let begun = Instant::now();
     node.freeze(of(LATER)).await?;
     let frozen = begun.elapsed();
