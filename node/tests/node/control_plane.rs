@@ -130,6 +130,7 @@ async fn the_doctor_finds_this_machine_fit_and_leaves_it_as_it_was() {
             "egress",
             "limits",
             "freezer",
+            "grace periods",
             "disk"
         ]
     );
