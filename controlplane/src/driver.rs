@@ -28,7 +28,7 @@ use crate::{
     clock::{Moment, unix_ms},
     fleet::Fleet,
     idle,
-    lifecycle::{Asker, Cause, Deadline, Effect, Event, Note, Phase, Rules, State, Storage, Write},
+    lifecycle::{Asker, Deadline, Effect, Event, Note, Phase, Rules, State, Storage, Write},
     placement::{self, Grant, Status},
     record::{ActorRecord, Asked, LastWake, Phases, TemplateRecord, WokenBy},
     store::{
@@ -141,8 +141,6 @@ pub(crate) struct Driver {
     asked: Option<Asked>,
     /// Turns true when the node is being asked for the checkpoint under way.
     suspending: Option<watch::Receiver<bool>>,
-    /// Why it was last asked to go down.
-    cause: Option<Cause>,
     /// A snapshot that is in the store, while its checkpoint has not been answered yet.
     stored_early: Option<String>,
     /// Nodes that cannot restore what the wake under way restores.
@@ -212,7 +210,6 @@ impl Driver {
             placed_at: None,
             asked: None,
             suspending: None,
-            cause: None,
             stored_early: None,
             unfit: BTreeSet::new(),
             checkpoint_failures: 0,
@@ -404,7 +401,8 @@ impl Driver {
             }
             idle::Decision::Suspend(cause) => {
                 let epoch = self.record.life.epoch;
-                self.handle(Event::Suspend(cause, Some(epoch))).await?;
+                let (decided_for, snapshot) = (Some(epoch), new_snapshot());
+                self.handle(Event::Suspend { cause, decided_for, snapshot }).await?;
             }
         }
         Ok(())
@@ -708,6 +706,11 @@ impl Driver {
         let record = (!self.deleted).then(|| Arc::new(self.record.clone()));
         self.view.send_replace(record);
     }
+}
+
+/// A name that no snapshot has.
+pub(crate) fn new_snapshot() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
 }
 
 pub(crate) fn draining() -> Failure {

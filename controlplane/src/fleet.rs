@@ -23,7 +23,7 @@ use crate::{
     catalog::Catalog,
     clock::{Clock, unix_ms},
     config::Timings,
-    driver::{self, Command, Doing, Down, Driver, NotDown, Served, Waiter},
+    driver::{self, Command, Doing, Down, Driver, NotDown, Served, Waiter, new_snapshot},
     events::Events,
     lifecycle::{Asker, Event},
     metrics::Metrics,
@@ -182,7 +182,8 @@ impl Fleet {
         self.tasks.spawn("relieve pressure", async move {
             let (placement, routers) = (Arc::clone(&fleet.placement), Arc::clone(&fleet.routers));
             let suspend = |victim: crate::placement::pressure::Victim| {
-                let event = Event::Suspend(victim.cause, Some(victim.epoch));
+                let (cause, decided_for) = (victim.cause, Some(victim.epoch));
+                let event = Event::Suspend { cause, decided_for, snapshot: new_snapshot() };
                 fleet.tell_later(victim.actor, event);
             };
             let (clock, timings) = (fleet.clock, fleet.timings);

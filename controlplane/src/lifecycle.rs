@@ -14,7 +14,7 @@
 //!                                                    Exited, NodeLost, Absent
 //!
 //!  Freeze: Draining ── Drained ──▶ Freezing ── Frozen ──▶ Frozen ── Wake ──▶ Thawing ── Thawed ──▶ Running
-//!          (a suspend of a frozen one thaws it first)
+//!          Frozen ── Suspend, Stop ──▶ Checkpointing
 //!  Delete: at once to Deleting; from Running by way of Draining, so that requests in flight have their time
 //! ```
 //!
@@ -30,8 +30,8 @@
 //! | `Draining` | its binding is revoked; requests in flight finish | the routers, a wake, its deadline |
 //! | `Freezing` | the node stops its processes where they stand | the node, its deadline |
 //! | `Frozen` | holds its worker, uses no CPU; its memory may be in swap | a wake, idle time, a verb, the node |
-//! | `Thawing` | the node lets them go on | the node, its deadline |
-//! | `Checkpointing` | the node takes the snapshot; nothing decided until its commit | the node, a wake, its deadline |
+//! | `Thawing` | the node lets them go on | the node |
+//! | `Checkpointing` | the node takes the snapshot; nothing decided until its commit | the node, a wake; its deadline calls it off |
 //! | `Deleting` | everything of it goes away, then its record | the node, its deadline |
 //!
 //! People are told `Paused` instead of `Suspended` while the snapshot is on its node only and there is a store that it is
@@ -44,7 +44,8 @@
 //! * an event that quotes another epoch, term or snapshot than the state's is stale and changes nothing;
 //! * what a state intends is stored before the effect that begins it ([`Write::First`]). What leads to `Running` from
 //!   `Starting` or `Frozen` is stored behind its effects, because a crash in between is healed by asking the node again;
-//! * every state with work under way has a [`Deadline`], derived from the state itself.
+//! * every state with work under way has a [`Deadline`], derived from the state itself, but two: when an actor thaws, or a checkpoint is
+//!   called off, its memory is with a node that hears us, which is asked until it answers. To give up would be to lose it.
 
 use reveille_api::{Epoch, Failure, Reason};
 use serde::{Deserialize, Serialize};
@@ -358,10 +359,10 @@ pub enum Deadline {
     Start(Epoch),
     /// The routers must have answered.
     Drain(Epoch, u64),
-    /// The node must have stopped the processes, or let them go on.
-    Freeze(Epoch, u64, Ice),
-    /// The node must have said how the checkpoint went; the second time it must have resumed.
-    Checkpoint(String, bool),
+    /// The node must have stopped the processes.
+    Freeze(Epoch, u64),
+    /// The node must have said how the checkpoint went.
+    Checkpoint(String),
     /// The nodes must have destroyed it.
     Purge,
 }
@@ -411,16 +412,20 @@ impl Actor {
         }
     }
 
-    /// What must happen by when. Every state with something under way has one.
+    /// What must happen by when.
     pub fn deadline(&self) -> Option<Deadline> {
         match &self.state {
             State::Rest(_) | State::Running(_) => None,
             State::Waking(Waking { stage: Stage::Placing(_), .. }) => Some(Deadline::Place),
             State::Waking(_) => Some(Deadline::Start(self.epoch)),
             State::Draining(draining) => Some(Deadline::Drain(self.epoch, draining.term)),
-            State::Frozen(Frozen { stage: Ice::Frozen, .. }) => None,
-            State::Frozen(f) => Some(Deadline::Freeze(self.epoch, f.term, f.stage)),
-            State::Checkpointing(c) => Some(Deadline::Checkpoint(c.snapshot.clone(), c.resuming)),
+            State::Frozen(f) if f.stage == Ice::Freezing => {
+                Some(Deadline::Freeze(self.epoch, f.term))
+            }
+            State::Checkpointing(c) if !c.resuming => {
+                Some(Deadline::Checkpoint(c.snapshot.clone()))
+            }
+            State::Frozen(_) | State::Checkpointing(_) => None,
             State::Deleting(_) => Some(Deadline::Purge),
         }
     }

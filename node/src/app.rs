@@ -168,6 +168,7 @@ impl Config {
             cleanups: TaskTracker::new(),
             sandboxes: AtomicU64::new(0),
             turns: Turns::default(),
+            saves: Turns::default(),
             metrics: counted,
             layout,
         });

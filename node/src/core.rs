@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) cleanups: TaskTracker,
     pub(crate) sandboxes: AtomicU64,
     pub(crate) turns: Turns,
+    /// Of those that are saved. A wake does not wait for them.
+    pub(crate) saves: Turns,
     pub(crate) metrics: Metrics,
 }
 

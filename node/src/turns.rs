@@ -1,9 +1,10 @@
-//! [`Turns`]: how many sandboxes are made at a time.
+//! [`Turns`]: how many sandboxes are made, or saved, at a time.
 //!
 //! Each takes a processor, or more, for as long as it is made. When many actors are woken at once, more than a few at a time
 //! make none of them ready sooner: they take memory and processors from one another and from those who serve, and the
 //! last of them run out of their time together. So the others wait, in the order they came. One that is made has its turn
-//! until its program ends, but does not hold the others up when that takes long.
+//! until its program ends, but does not hold the others up when that takes long. It is the same with those that are saved: a frozen
+//! one stays so until it is its turn.
 
 use std::{num::NonZero, time::Duration};
 
@@ -41,7 +42,7 @@ impl Turns {
 pub(crate) struct Turn<'a>(Option<SemaphorePermit<'a>>);
 
 impl Turn<'_> {
-    /// Makes a sandbox.
+    /// Makes a sandbox, or saves it.
     pub(crate) async fn of<T>(mut self, making: impl Future<Output = T>) -> T {
         let mut making = std::pin::pin!(making);
         if let Ok(made) = timeout(LONG, &mut making).await {

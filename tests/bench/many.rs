@@ -33,6 +33,8 @@ const ROUNDS: usize = 3;
 /// At a time, when they are made ready: a sandbox that starts takes a core.
 const AT_A_TIME: usize = 4;
 const READY: Duration = Duration::from_secs(60);
+/// Between a freeze and a thaw: the kernel closes the sockets of the first meanwhile, which the other would wait for.
+const REST: Duration = Duration::from_millis(50);
 /// A term that no router was ever given.
 const LATER: u64 = 1 << 40;
 /// A node that has begun more is not well.
@@ -162,10 +164,12 @@ async fn turn(node: &mut Node, number: usize, epoch: u64) -> Result<[Duration; 2
     let begun = Instant::now();
     node.freeze(of(LATER)).await?;
     let frozen = begun.elapsed();
+    tokio::time::sleep(REST).await;
+    let begun = Instant::now();
     // Takes back none of the control plane's own.
     let thawed = node.resume(of(0)).await?.into_inner().resumed;
     ensure!(thawed, "{} was not thawed", name(number));
-    Ok([frozen, begun.elapsed() - frozen])
+    Ok([frozen, begun.elapsed()])
 }
 
 /// All are suspended, then all are asked at once, while another one is asked again and again.

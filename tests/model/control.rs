@@ -186,7 +186,7 @@ impl World {
                 self.control().errand = Errand::Drain { term, patient, begun: false };
             }
             Effect::Revoke(epoch, term) => self.revoke_everywhere((epoch.0, term)),
-            Effect::Suspend(epoch, _, id) => {
+            Effect::Suspend(epoch, _, id, _) => {
                 self.control().errand = Errand::Suspend { epoch: epoch.0, id, sent: false };
             }
             Effect::Resume(..) => self.control().resume = Some(false),
@@ -341,7 +341,7 @@ impl World {
 
     pub(crate) fn suspend(&mut self, cause: Cause) {
         let decided_for = cause.basis().map(|_| self.control().life.epoch);
-        self.handle(Event::Suspend(cause, decided_for));
+        self.handle(Event::Suspend { cause, decided_for, snapshot: String::new() });
     }
 
     /// Whether an idle decision may be made: every router that could know is there, and knows of nothing in flight.

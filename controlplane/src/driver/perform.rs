@@ -9,7 +9,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Done, Driver, Served, Waiter};
+use super::{Done, Driver, Served, Waiter, new_snapshot};
 use crate::{
     clock::millis,
     fleet::Fleet,
@@ -73,7 +73,9 @@ impl Driver {
             }
             Effect::Freeze(epoch, term, place) => self.freeze(epoch, term, place),
             Effect::Thaw(epoch, term, place) => self.thaw(epoch, term, place),
-            Effect::Suspend(epoch, place, snapshot) => self.suspend(epoch, place, snapshot),
+            Effect::Suspend(epoch, place, snapshot, cause) => {
+                self.suspend(epoch, place, snapshot, cause);
+            }
             Effect::Resume(epoch, place) => self.resume(epoch, place),
             Effect::Destroy(epoch, place) => self.destroy(epoch, place),
             Effect::Free(epoch, place) => {
@@ -197,7 +199,6 @@ impl Driver {
     }
 
     fn drain(&mut self, epoch: Epoch, term: u64, cause: Cause) {
-        self.cause = Some(cause);
         // Of an idle actor one wants to know whether it is idle, not wait until it is.
         let patience = match cause.basis() {
             Some(_) => Duration::ZERO,
@@ -216,14 +217,14 @@ impl Driver {
                 in_flight: drained.in_flight,
                 last_active: drained.last_active,
                 silent: drained.silent,
-                snapshot: uuid::Uuid::now_v7().simple().to_string(),
+                snapshot: new_snapshot(),
             })
         });
     }
 
-    fn suspend(&mut self, epoch: Epoch, place: Place, id: String) {
+    fn suspend(&mut self, epoch: Epoch, place: Place, id: String, cause: Option<Cause>) {
         let idle = &self.template.spec.idle;
-        let store_after = idle::store_after(idle, self.cause, self.fleet.clock.now());
+        let store_after = idle::store_after(idle, cause, self.fleet.clock.now());
         let request = proto::SuspendRequest {
             actor: Some((&self.record.key).into()),
             epoch: epoch.0,

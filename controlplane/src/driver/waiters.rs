@@ -1,5 +1,6 @@
 //! Who waits for an actor: to serve, or to be down.
 
+use super::new_snapshot;
 use reveille_api::{Failure, proto, trace::Traceparent};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -185,12 +186,13 @@ impl Downs {
         // Nobody is interested any more in what was not begun.
         self.waiters.retain(|waiter| waiter.told || !waiter.answer.is_closed());
         let waiter = self.waiters.iter_mut().find(|w| !w.told && w.goal.fits(phase))?;
-        // A frozen one is only thawed by it.
-        waiter.told = phase != Phase::Frozen;
+        waiter.told = true;
         Some(match waiter.goal {
             Down::Freeze(cause) => Event::Freeze(cause, None),
-            Down::Suspend(cause) => Event::Suspend(cause, None),
-            Down::Stop => Event::Stop,
+            Down::Suspend(cause) => {
+                Event::Suspend { cause, decided_for: None, snapshot: new_snapshot() }
+            }
+            Down::Stop => Event::Stop { snapshot: new_snapshot() },
             Down::Delete => Event::Delete,
         })
     }

@@ -56,7 +56,7 @@ fn drained() -> Event {
 }
 
 fn suspend() -> Event {
-    Event::Suspend(Cause::User, None)
+    Event::Suspend { cause: Cause::User, decided_for: None, snapshot: "s".into() }
 }
 
 fn freeze() -> Event {
@@ -170,7 +170,7 @@ fn table() -> Vec<Expect> {
             "it waits, 30s at the most: node n1 starts it for the first time on worker n1-0"),
         (Phase::Suspended, saved(), "it went to sleep", None, Fate::Waits,
             "node n1 restores snapshot s1 on worker n1-0; the last time that took 140 ms"),
-        (Phase::Stopped, and(saved(), vec![Event::Stop]), "stopped by a user", None, Fate::Refused,
+        (Phase::Stopped, and(saved(), vec![Event::Stop { snapshot: "s".into() }]), "stopped by a user", None, Fate::Refused,
             "refused with 503 actor_stopped"),
         (Phase::Lost, and(up(), vec![exited()]), "its process is gone: killed", None, Fate::Refused,
             "refused with 503 actor_lost: killed; no snapshot was ever taken"),

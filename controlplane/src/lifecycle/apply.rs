@@ -41,8 +41,10 @@ impl Actor {
         match event {
             Event::Wake(asker) => self.wake(rules, asker),
             Event::Freeze(cause, epoch) => self.freeze(cause, epoch),
-            Event::Suspend(cause, epoch) => self.suspend(cause, epoch),
-            Event::Stop => self.stop(),
+            Event::Suspend { cause, decided_for, snapshot } => {
+                self.suspend(cause, decided_for, snapshot)
+            }
+            Event::Stop { snapshot } => self.stop(snapshot),
             Event::Delete => self.delete(),
             Event::Placed(place) => self.placed(place),
             Event::NotPlaced(failure) => self.not_placed(failure),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use reveille_api::{Epoch, Failure, Reason};
 
 use super::{
-    Activation, Actor, Cause, Checkpointing, Deleting, Draining, Effect, Goal, Lost, Note, Rest,
-    Running, Serving, Snapshot, Source, Stage, State, StayedUp, Step, Waking,
+    Activation, Actor, Cause, Checkpointing, Deleting, Draining, Effect, Frozen, Goal, Ice, Lost,
+    Note, Rest, Running, Serving, Snapshot, Source, Stage, State, StayedUp, Step, Waking,
     apply::{deleted, refuse, stopped},
     newer,
 };
@@ -17,17 +17,22 @@ impl Actor {
         if decided_for.is_some_and(|epoch| epoch != self.epoch) {
             return Step::nothing();
         }
-        self.go_down(cause, Goal::Freeze)
+        self.go_down(cause, Goal::Freeze, String::new())
     }
 
-    pub(super) fn suspend(&mut self, cause: Cause, decided_for: Option<Epoch>) -> Step {
+    pub(super) fn suspend(
+        &mut self,
+        cause: Cause,
+        decided_for: Option<Epoch>,
+        snapshot: String,
+    ) -> Step {
         if decided_for.is_some_and(|epoch| epoch != self.epoch) {
             return Step::nothing();
         }
-        self.go_down(cause, Goal::Suspend)
+        self.go_down(cause, Goal::Suspend, snapshot)
     }
 
-    pub(super) fn stop(&mut self) -> Step {
+    pub(super) fn stop(&mut self, snapshot: String) -> Step {
         match &mut self.state {
             State::Rest(rest) => {
                 let lost = rest.lost().cloned();
@@ -43,12 +48,12 @@ impl Actor {
                 checkpointing.goal = Goal::Stop;
                 Step::first(vec![refuse(stopped())])
             }
-            _ => self.go_down(Cause::User, Goal::Stop),
+            _ => self.go_down(Cause::User, Goal::Stop, snapshot),
         }
     }
 
     /// From `Running` or `Frozen`; or from `Draining`, when what was a guess is now somebody's wish.
-    fn go_down(&mut self, cause: Cause, goal: Goal) -> Step {
+    fn go_down(&mut self, cause: Cause, goal: Goal, snapshot: String) -> Step {
         match &mut self.state {
             State::Running(running) => {
                 let (activation, term) = (running.activation.clone(), running.term);
@@ -74,8 +79,15 @@ impl Actor {
                 }
                 if more { Step::first(vec![]) } else { Step::nothing() }
             }
-            // It is thawed, and asked again then: only what runs can be saved.
-            State::Frozen(_) if goal > Goal::Freeze => self.thaw(),
+            // No router has a binding, and nothing has happened since: it is saved as it stands.
+            State::Frozen(Frozen { activation, term, stage: Ice::Frozen })
+                if goal > Goal::Freeze =>
+            {
+                let (activation, term) = (activation.clone(), *term);
+                let mut step = self.begin_checkpointing(activation, term, cause, goal, snapshot);
+                step.effects.push(Effect::Note(Note::SuspendStarted(cause)));
+                step
+            }
             _ => Step::nothing(),
         }
     }
@@ -97,14 +109,27 @@ impl Actor {
         if !stands {
             return self.stay_up(StayedUp::InUse, Note::SuspendCancelled);
         }
-        let Draining { activation, term, goal, .. } = draining.clone();
+        let Draining { activation, term, cause, goal } = draining.clone();
         if goal == Goal::Delete {
             return self.begin_deleting();
         }
         if goal == Goal::Freeze {
             return self.begin_freezing(activation, term);
         }
-        let suspend = Effect::Suspend(epoch, activation.place.clone(), snapshot.clone());
+        self.begin_checkpointing(activation, term, cause, goal, snapshot)
+    }
+
+    /// No router has its binding any more.
+    fn begin_checkpointing(
+        &mut self,
+        activation: Activation,
+        term: u64,
+        cause: Cause,
+        goal: Goal,
+        snapshot: String,
+    ) -> Step {
+        let place = activation.place.clone();
+        let suspend = Effect::Suspend(self.epoch, place, snapshot.clone(), Some(cause));
         self.state = State::Checkpointing(Checkpointing {
             activation,
             term,
@@ -208,8 +233,11 @@ impl Actor {
             Effect::Note(Note::DeleteStarted),
         ];
         let serves = matches!(self.state, State::Running(_) | State::Draining(_));
-        let mut step =
-            if serves { self.go_down(Cause::User, Goal::Delete) } else { self.begin_deleting() };
+        let mut step = if serves {
+            self.go_down(Cause::User, Goal::Delete, String::new())
+        } else {
+            self.begin_deleting()
+        };
         if step != Step::nothing() {
             step.effects.splice(0..0, begun);
         }
@@ -252,11 +280,8 @@ impl Actor {
                 let place = c.activation.place.clone();
                 Step::first(vec![Effect::Resume(self.epoch, place)])
             }
-            State::Checkpointing(c) => {
-                let message =
-                    format!("{} did not say how its suspend ended", c.activation.place.node);
-                self.lose(message, false)
-            }
+            // Only its node knows how that ends, and is asked until it says so; if it is lost, so is this.
+            State::Checkpointing(_) => Step::nothing(),
             State::Deleting(deleting) => {
                 // The node is told until it confirms, or finds out when it comes back.
                 let place = deleting.place.clone();
@@ -299,7 +324,7 @@ impl Actor {
         // Its user wanted it down, and down it is.
         let rest = match wanted {
             Goal::Freeze | Goal::Suspend => return step,
-            Goal::Stop => self.stop(),
+            Goal::Stop => self.stop(String::new()),
             Goal::Delete => self.begin_deleting(),
         };
         step.effects.extend(rest.effects);

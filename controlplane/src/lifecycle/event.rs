@@ -61,12 +61,22 @@ impl Cause {
 pub enum Event {
     /// It is to serve.
     Wake(Asker),
-    /// Its processes are to be stopped where they stand. Quotes as [`Event::Suspend`].
+    /// Its processes are to be stopped where they stand. Quotes the epoch it was decided for, if it was decided and not asked for.
     Freeze(Cause, Option<Epoch>),
-    /// It is to go to sleep. Quotes the epoch it was decided for, if it was decided and not asked for.
-    Suspend(Cause, Option<Epoch>),
+    /// It is to go to sleep.
+    Suspend {
+        /// Why.
+        cause: Cause,
+        /// The epoch it was decided for, if it was decided and not asked for.
+        decided_for: Option<Epoch>,
+        /// Name for the snapshot of one that is frozen: of others it is taken later, if at all.
+        snapshot: String,
+    },
     /// It is to sleep and not be woken by traffic.
-    Stop,
+    Stop {
+        /// As for a suspend.
+        snapshot: String,
+    },
     /// It is to be gone.
     Delete,
     /// A worker was found.
@@ -237,8 +247,8 @@ impl Event {
         match self {
             Self::Wake(_) => Kind::Wake,
             Self::Freeze(..) => Kind::Freeze,
-            Self::Suspend(..) => Kind::Suspend,
-            Self::Stop => Kind::Stop,
+            Self::Suspend { .. } => Kind::Suspend,
+            Self::Stop { .. } => Kind::Stop,
             Self::Delete => Kind::Delete,
             Self::Placed(_) => Kind::Placed,
             Self::NotPlaced(_) => Kind::NotPlaced,
@@ -302,8 +312,8 @@ pub enum Effect {
     Freeze(Epoch, u64, Place),
     /// Ask the node to let them go on.
     Thaw(Epoch, u64, Place),
-    /// Ask the node for a snapshot of this name, and the end of the process.
-    Suspend(Epoch, Place, String),
+    /// Ask the node for a snapshot of this name, and the end of the process. The cause is not known any more after a crash.
+    Suspend(Epoch, Place, String, Option<Cause>),
     /// Ask the node to call that off; the suspend tells how it ended.
     Resume(Epoch, Place),
     /// Ask the node, until it confirms, to destroy the activation; its worker is free then.

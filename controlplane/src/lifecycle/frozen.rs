@@ -1,7 +1,7 @@
 //! Freeze and thaw: the shallowest sleep. The activation keeps its worker, its epoch and its endpoint.
 //!
-//! Nothing is saved, so nothing is decided for good: an outcome that is not known is asked for again, and one that
-//! cannot be known in time ends the activation, as if its process had died.
+//! Nothing is saved, so nothing is decided for good: an outcome that is not known is asked for again, for as long as it takes. A
+//! node that answers late is slow, and what it holds is not lost.
 
 use reveille_api::Epoch;
 
@@ -62,14 +62,10 @@ impl Actor {
         Step { write: Write::Behind, effects }
     }
 
-    /// The node did not say in time how a freeze ended: it shall thaw it. Nor how the thaw did: it is given up.
+    /// The node did not say in time how a freeze ended: it shall thaw it.
     pub(super) fn frozen_too_long(&mut self) -> Step {
         match self.ice(self.epoch) {
             Some(Ice::Freezing) => self.begin_thawing(),
-            Some(Ice::Thawing) => {
-                let node = self.place().map_or_else(String::new, |place| place.node.clone());
-                self.lose(format!("{node} did not thaw it in time"), false)
-            }
             _ => Step::nothing(),
         }
     }

@@ -191,7 +191,8 @@ impl Actor {
             }
             State::Checkpointing(c) => {
                 let place = c.activation.place.clone();
-                let mut effects = vec![Effect::Suspend(epoch, place.clone(), c.snapshot.clone())];
+                let mut effects =
+                    vec![Effect::Suspend(epoch, place.clone(), c.snapshot.clone(), None)];
                 // In this order: there must be something to call off.
                 if c.resuming {
                     effects.push(Effect::Resume(epoch, place));

@@ -102,8 +102,8 @@ pub const ROWS: &[Row] = {
         (Freezing, K::Recover, &[Freezing]),
 
         (Frozen, K::Wake, &[Thawing]),
-        (Frozen, K::Suspend, &[Thawing]),
-        (Frozen, K::Stop, &[Thawing]),
+        (Frozen, K::Suspend, &[Checkpointing]),
+        (Frozen, K::Stop, &[Checkpointing]),
         (Frozen, K::Delete, &[Deleting]),
         (Frozen, K::Exited, &[Lost]),
         (Frozen, K::NodeLost, &[Lost]),
@@ -118,7 +118,6 @@ pub const ROWS: &[Row] = {
         (Thawing, K::NodeLost, &[Lost]),
         (Thawing, K::Found, &[Thawing]),
         (Thawing, K::Absent, &[Lost]),
-        (Thawing, K::DeadlinePassed, &[Lost]),
         (Thawing, K::Recover, &[Thawing]),
 
         (Checkpointing, K::Wake, &[Checkpointing]),
@@ -131,7 +130,7 @@ pub const ROWS: &[Row] = {
         (Checkpointing, K::NodeLost, &[Lost, Stopped]),
         (Checkpointing, K::Found, &[Checkpointing]),
         (Checkpointing, K::Absent, &[Suspended, Stopped, Lost]),
-        (Checkpointing, K::DeadlinePassed, &[Checkpointing, Lost, Stopped]),
+        (Checkpointing, K::DeadlinePassed, &[Checkpointing]),
         (Checkpointing, K::Stored, &[Checkpointing]),
         (Checkpointing, K::Recover, &[Checkpointing]),
 

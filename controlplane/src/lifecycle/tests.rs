@@ -66,7 +66,15 @@ fn running() -> Actor {
 }
 
 fn user_suspend() -> Event {
-    Event::Suspend(Cause::User, None)
+    suspend(Cause::User, None)
+}
+
+fn suspend(cause: Cause, decided_for: Option<Epoch>) -> Event {
+    Event::Suspend { cause, decided_for, snapshot: "ice".into() }
+}
+
+fn stop() -> Event {
+    Event::Stop { snapshot: "ice".into() }
 }
 
 fn checkpointing() -> Actor {
@@ -187,7 +195,7 @@ fn a_delete_drains_first_and_saves_nothing_and_nobody_calls_it_off() {
         let step = actor.apply(RULES, Event::Wake(asker));
         assert_eq!(refused(&step), Some(Reason::ActorNotFound));
     }
-    actor.apply(RULES, Event::Stop);
+    actor.apply(RULES, stop());
     let step = actor.apply(RULES, drained(1, 0));
     assert_eq!(actor.phase(), Phase::Deleting);
     assert_eq!(step.effects, [Effect::Revoke(Epoch(1), 0), Effect::Purge]);
@@ -197,7 +205,7 @@ fn a_delete_drains_first_and_saves_nothing_and_nobody_calls_it_off() {
 fn a_delete_takes_over_a_suspend_that_drains() {
     for (cause, term) in [(Cause::User, 0), (Cause::Idle(Moment(0)), 1)] {
         let mut actor = running();
-        actor.apply(RULES, Event::Suspend(cause, None));
+        actor.apply(RULES, suspend(cause, None));
         actor.apply(RULES, Event::Delete);
         assert_eq!(actor.phase(), Phase::Draining);
         actor.apply(RULES, drained(1, term));
@@ -218,7 +226,7 @@ fn without_a_budget_nothing_is_woken_from_rest_and_what_is_awake_is_not_touched(
     actor.apply(rules, user_suspend());
     let step = actor.apply(rules, Event::Wake(Asker::Traffic));
     assert_eq!(step.effects[0], Effect::Serve(Serving::Resumed), "a resume costs nothing");
-    actor.apply(rules, Event::Stop);
+    actor.apply(rules, stop());
     actor.apply(rules, drained(1, 1));
     actor.apply(rules, committed("s1-1", 1));
     let step = actor.apply(rules, Event::Wake(Asker::Traffic));
@@ -259,7 +267,7 @@ fn an_idle_decision_dies_with_newer_activity_or_requests_in_flight_or_silence() 
     for (event, expected) in cases {
         for cause in [Cause::Idle(Moment(5_000)), Cause::Pressure(Moment(5_000))] {
             let mut actor = running();
-            actor.apply(RULES, Event::Suspend(cause, Some(Epoch(1))));
+            actor.apply(RULES, suspend(cause, Some(Epoch(1))));
             actor.apply(RULES, event.clone());
             assert_eq!(actor.phase(), expected, "{event:?}");
         }
@@ -273,7 +281,7 @@ fn an_idle_decision_dies_with_newer_activity_or_requests_in_flight_or_silence() 
 #[test]
 fn an_idle_decision_for_another_epoch_changes_nothing() {
     let mut actor = running();
-    let stale = Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(0)));
+    let stale = suspend(Cause::Idle(Moment(0)), Some(Epoch(0)));
     assert_eq!(actor.apply(RULES, stale), Step::default());
     assert_eq!(actor.phase(), Phase::Running);
 }
@@ -281,7 +289,7 @@ fn an_idle_decision_for_another_epoch_changes_nothing() {
 #[test]
 fn a_users_suspend_takes_over_an_idle_one_and_gives_requests_their_time() {
     let mut actor = running();
-    actor.apply(RULES, Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
+    actor.apply(RULES, suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
     let step = actor.apply(RULES, user_suspend());
     assert_eq!(step.effects, [Effect::Drain(Epoch(1), 1, Cause::User)]);
     assert_eq!(actor.apply(RULES, drained(1, 0)), Step::default(), "of the idle one");
@@ -458,7 +466,7 @@ fn a_wake_that_is_too_slow_fails_and_is_cleaned_up() {
 #[test]
 fn stop_is_for_traffic_and_not_for_its_user() {
     let mut actor = running();
-    run(&mut actor, RULES, [Event::Stop]);
+    run(&mut actor, RULES, [stop()]);
     let step = actor.apply(RULES, Event::Wake(Asker::Traffic));
     assert_eq!(refused(&step), Some(Reason::ActorStopped), "while draining too");
     run(&mut actor, RULES, [drained(1, 0), committed("s1-0", 1)]);
@@ -534,13 +542,13 @@ fn deletion_ends_even_when_the_node_is_silent() {
 fn a_restart_asks_again_for_what_was_intended_and_forgets_guesses() {
     let mut actor = checkpointing();
     let step = actor.apply(RULES, Event::Recover);
-    assert_eq!(step.effects, [Effect::Suspend(Epoch(1), place(0), "s1-0".into())]);
+    assert_eq!(step.effects, [Effect::Suspend(Epoch(1), place(0), "s1-0".into(), None)]);
     let mut actor = running();
-    actor.apply(RULES, Event::Suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
+    actor.apply(RULES, suspend(Cause::Idle(Moment(0)), Some(Epoch(1))));
     actor.apply(RULES, Event::Recover);
     assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
     let mut actor = running();
-    actor.apply(RULES, Event::Stop);
+    actor.apply(RULES, stop());
     let step = actor.apply(RULES, Event::Recover);
     assert_eq!(step.effects, [Effect::Drain(Epoch(1), 0, Cause::User)]);
 }
@@ -583,10 +591,15 @@ fn a_freeze_that_is_wanted_back_or_fails_leaves_it_serving() {
 }
 
 #[test]
-fn what_is_frozen_is_thawed_before_it_is_suspended_and_a_suspend_outdoes_a_freeze() {
+fn what_is_frozen_is_saved_as_it_stands_and_a_suspend_outdoes_a_freeze() {
     let mut actor = frozen();
     let step = actor.apply(RULES, user_suspend());
-    assert_eq!(step.effects, [Effect::Thaw(Epoch(1), 0, place(0))]);
+    let saved = Effect::Suspend(Epoch(1), place(0), "ice".into(), Some(Cause::User));
+    assert_eq!(step.effects, [saved, Effect::Note(Note::SuspendStarted(Cause::User))]);
+    // Wanted back before that was done, it serves by another binding.
+    actor.apply(RULES, Event::Wake(Asker::Traffic));
+    actor.apply(RULES, Event::Resumed { epoch: Epoch(1), snapshot: "ice".into() });
+    assert!(matches!(&actor.state, State::Running(r) if r.term == 1));
     let mut actor = running();
     let idle = Event::Freeze(Cause::Idle(Moment(0)), Some(Epoch(1)));
     run(&mut actor, RULES, [idle, user_suspend(), drained(1, 1)]);
@@ -594,16 +607,28 @@ fn what_is_frozen_is_thawed_before_it_is_suspended_and_a_suspend_outdoes_a_freez
 }
 
 #[test]
-fn a_node_that_does_not_say_how_a_freeze_ended_is_told_to_thaw_and_then_given_up() {
+fn a_node_that_does_not_say_how_a_freeze_ended_is_told_to_thaw_and_waited_for() {
     let mut actor = running();
     run(&mut actor, RULES, [Event::Freeze(Cause::User, None), drained(1, 0)]);
     let late = Event::DeadlinePassed(actor.deadline().unwrap());
     let step = actor.apply(RULES, late);
     assert_eq!(step.effects, [Effect::Thaw(Epoch(1), 0, place(0))]);
+    assert_eq!(actor.deadline(), None);
+    actor.apply(RULES, Event::Thawed(Epoch(1)));
+    assert_eq!(actor.phase(), Phase::Running);
+}
+
+#[test]
+fn a_node_that_does_not_say_how_a_checkpoint_ended_is_told_to_resume_and_waited_for() {
+    let mut actor = checkpointing();
     let late = Event::DeadlinePassed(actor.deadline().unwrap());
     let step = actor.apply(RULES, late);
-    assert_eq!(actor.phase(), Phase::Lost);
-    assert!(step.effects.contains(&Effect::Destroy(Epoch(1), place(0))));
+    assert_eq!(step.effects, [Effect::Resume(Epoch(1), place(0))]);
+    assert_eq!(actor.deadline(), None);
+    // However late it tells: the snapshot is the actor.
+    let snapshot = snapshot("s1-0", 1);
+    actor.apply(RULES, Event::Committed { epoch: Epoch(1), snapshot });
+    assert_eq!(actor.phase(), Phase::Suspended);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The verbs that wait for an outcome: wake, suspend, stop, delete, drain.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, stream};
 use reveille_api::{
     ActorKey, Failure, Reason, proto,
     trace::{self, Kind, Span},
@@ -19,6 +19,8 @@ use crate::{
 
 /// Beyond what the template allows the steps themselves.
 const SLACK: Duration = Duration::from_secs(10);
+/// Actors that a drain takes down: each begins when its nodes can soon save it, and has its time from then on.
+const AT_A_TIME: usize = 64;
 
 pub(super) fn not_found(key: &ActorKey) -> Status {
     Status::not_found(format!("actor {:?} does not exist", key.to_string()))
@@ -101,22 +103,21 @@ pub(super) async fn drain(
     let (mut suspended, mut failed) = (0, HashSet::new());
     // What was in use is tried again; what could not be suspended is left as it is.
     loop {
-        let mut going: FuturesUnordered<_> = fleet
-            .active()
-            .into_iter()
-            .filter(|key| !failed.contains(key))
-            .map(|key| {
-                let fleet = Arc::clone(&fleet);
-                async move {
+        let mut keys = fleet.active();
+        keys.retain(|key| !failed.contains(key));
+        let all = keys.len();
+        let mut going = pin!(
+            stream::iter(keys)
+                .map(|key| async {
                     let outcome = fleet.down(&key, Down::Suspend(Cause::Shutdown)).await;
                     (key, outcome)
-                }
-            })
-            .collect();
-        let all = going.len();
+                })
+                .buffer_unordered(AT_A_TIME)
+        );
+        let mut remaining = all;
         loop {
             let told = proto::DrainProgress {
-                remaining: going.len() as u32,
+                remaining: remaining as u32,
                 suspended,
                 failed: failed.len() as u32,
             };
@@ -130,6 +131,7 @@ pub(super) async fn drain(
                 Ok(Some((_, Ok(Err(NotDown::InUse))))) => {}
                 Ok(Some((key, _))) => drop(failed.insert(key)),
             }
+            remaining -= 1;
         }
         if all == 0 {
             return;

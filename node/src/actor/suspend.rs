@@ -1,7 +1,7 @@
 //! From an activation that serves to a snapshot, or back.
 //!
 //! ```text
-//!  endpoint closed, connections ended ─▶ pause ─▶ checkpoint ─▶ sync, hash ─▶ ║ commit ║ ─▶ kill ─▶ slot recycled
+//!  its turn ─▶ endpoint closed, connections ended ─▶ pause ─▶ checkpoint ─▶ sync, hash ─▶ ║ commit ║ ─▶ kill ─▶ slot recycled
 //!        └───────────────────────────────┴──────────┴─────────────┴──────▶ let out, resume ─▶ endpoint open: it serves as before
 //!                 Resume, a failure or the deadline
 //! ```
@@ -129,15 +129,22 @@ pub(super) async fn suspend(
     let frozen = activation.record.is_frozen();
     activation.record.phase = Phase::Suspending { snapshot };
     let going_down = async {
-        save(&core, &actor, fence, &activation).map_err(Stop::Failed)?;
-        if frozen {
-            // Only what runs can be paused. Its endpoint stays closed.
-            let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
-            thawed.map_err(|error| Stop::Failed(chain(&error)))?;
-        }
-        let down = descent.go_down(&activation, begun).await?;
-        gate.begin_commit()?;
-        Ok(down)
+        let turn = tokio::select! {
+            turn = core.saves.next() => turn,
+            () = gate.cancelled.cancelled() => return Err(Stop::Cancelled),
+            () = tokio::time::sleep_until(deadline) => return Err(descent.too_late()),
+        };
+        turn.of(async {
+            save(&core, &actor, fence, &activation).map_err(Stop::Failed)?;
+            if frozen {
+                // Only what runs can be paused. Its endpoint stays closed.
+                let thawed = activation.runtime.thaw(&activation.record.sandbox).await;
+                thawed.map_err(|error| Stop::Failed(chain(&error)))?;
+            }
+            descent.go_down(&activation).await
+        })
+        .await
+        .and_then(|down| gate.begin_commit().map(|()| down))
     };
     let committed = match going_down.await {
         Ok((sealed, phases)) => {
@@ -150,7 +157,7 @@ pub(super) async fn suspend(
     };
     let stop = match committed {
         Ok((in_use, phases)) => {
-            let commit_us = phases.left_us(begun);
+            let commit_us = phases.left_us();
             // From here on the snapshot is the actor: nothing may run beside it.
             activation.let_go(&core);
             let fence = Fence { epoch: fence.epoch, ended: true };
@@ -202,24 +209,28 @@ pub(super) async fn suspend(
 
 /// What each part of the way down took, for the log: until the endpoint is closed and no connection is left, the pause, the
 /// checkpoint, and until everything is hashed and on the disk.
-#[derive(Default)]
 struct Phases {
+    begun: Instant,
     us: [u64; 4],
     done: usize,
 }
 
 impl Phases {
+    fn begin() -> Self {
+        Self { begun: Instant::now(), us: [0; 4], done: 0 }
+    }
+
     /// The next one has ended.
-    fn end(&mut self, begun: Instant) {
-        let took = self.left_us(begun);
+    fn end(&mut self) {
+        let took = self.left_us();
         if let Some(phase) = self.us.get_mut(self.done) {
             *phase = took;
             self.done += 1;
         }
     }
 
-    fn left_us(&self, begun: Instant) -> u64 {
-        (begun.elapsed().as_micros() as u64).saturating_sub(self.us.iter().sum())
+    fn left_us(&self) -> u64 {
+        (self.begun.elapsed().as_micros() as u64).saturating_sub(self.us.iter().sum())
     }
 }
 
@@ -242,12 +253,8 @@ impl Descent<'_> {
         Stop::Failed(format!("not done within {:?}", self.request.deadline))
     }
 
-    async fn go_down(
-        &self,
-        activation: &Activation,
-        begun: Instant,
-    ) -> Result<(Sealed, Phases), Stop> {
-        let mut phases = Phases::default();
+    async fn go_down(&self, activation: &Activation) -> Result<(Sealed, Phases), Stop> {
+        let mut phases = Phases::begin();
         let (core, record) = (self.core, &activation.record);
         let closed = activation.lease.close().await;
         closed.map_err(|e| Stop::Failed(format!("the endpoint was not closed: {e}")))?;
@@ -255,12 +262,12 @@ impl Descent<'_> {
         let ended = activation.lease.end_connections(record.endpoint).await;
         ended.map_err(|e| Stop::Failed(e.to_string()))?;
         self.check()?;
-        phases.end(begun);
+        phases.end();
 
         let paused = activation.runtime.pause(&record.sandbox).await;
         paused.map_err(|error| Stop::Failed(chain(&error)))?;
         self.check()?;
-        phases.end(begun);
+        phases.end();
         let draft = core.snapshots.begin(self.actor, &self.request.snapshot);
         let mut draft = draft.map_err(|e| Stop::Failed(format!("no room for a snapshot: {e}")))?;
         let runtime = activation.runtime.clone();
@@ -268,7 +275,7 @@ impl Descent<'_> {
         let written = activation.runtime.checkpoint(&record.sandbox, draft.dir()).await;
         written.map_err(|error| Stop::Failed(draft.why_not_written(&chain(&error))))?;
         self.check()?;
-        phases.end(begun);
+        phases.end();
         let origin = Origin {
             actor: self.actor.clone(),
             epoch: record.epoch,
@@ -281,7 +288,7 @@ impl Descent<'_> {
         let core = core.clone();
         tokio::select! {
             sealed = files::blocking(move || core.snapshots.seal(draft, origin)) => {
-                phases.end(begun);
+                phases.end();
                 let sealed = sealed.map(|sealed| (sealed, phases));
                 sealed.map_err(|e| Stop::Failed(format!("the snapshot was not written: {e}")))
             }

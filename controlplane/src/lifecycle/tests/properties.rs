@@ -140,7 +140,11 @@ impl World {
     fn check(&mut self) {
         let phase = self.actor.phase();
         let settled = phase.is_rest() || matches!(phase, Phase::Running | Phase::Frozen);
-        assert_eq!(self.actor.deadline().is_none(), settled, "{phase:?}");
+        // Their node is waited for.
+        let resuming =
+            matches!(&self.actor.state, State::Checkpointing(Checkpointing { resuming: true, .. }));
+        let waits = resuming || phase == Phase::Thawing;
+        assert_eq!(self.actor.deadline().is_none(), settled || waits, "{phase:?}");
         if let State::Rest(rest) = &self.actor.state
             && rest.lost().is_some_and(|lost| lost.unreachable.is_some())
         {
@@ -156,10 +160,10 @@ impl World {
         match nudge {
             Nudge::Wake(user) => Event::Wake(if user { Asker::User } else { Asker::Traffic }),
             Nudge::Freeze => Event::Freeze(Cause::Idle(Moment(7_000)), Some(epoch)),
-            Nudge::Suspend(0) => Event::Suspend(Cause::User, None),
-            Nudge::Suspend(1) => Event::Suspend(Cause::Idle(Moment(7_000)), Some(epoch)),
-            Nudge::Suspend(_) => Event::Suspend(Cause::Pressure(Moment(7_000)), Some(epoch)),
-            Nudge::Stop => Event::Stop,
+            Nudge::Suspend(0) => suspend(Cause::User, None),
+            Nudge::Suspend(1) => suspend(Cause::Idle(Moment(7_000)), Some(epoch)),
+            Nudge::Suspend(_) => suspend(Cause::Pressure(Moment(7_000)), Some(epoch)),
+            Nudge::Stop => stop(),
             Nudge::Delete => Event::Delete,
             Nudge::Place(n) => Event::Placed(place(n)),
             Nudge::NotPlaced => Event::NotPlaced(failure(Reason::NoCapacity)),
@@ -261,7 +265,8 @@ impl World {
         self.apply(Event::Recover);
     }
 
-    /// As the driver does it for somebody who waits; the world outside is `helpful` or lets every deadline pass.
+    /// As the driver does it for somebody who waits; the world outside is `helpful` or lets every deadline pass, and loses the
+    /// node where there is none.
     fn wake_and_wait(&mut self, helpful: bool) -> bool {
         let mut step = self.apply(Event::Wake(Asker::User));
         for _ in 0..12 {
@@ -276,6 +281,10 @@ impl World {
                 (Phase::Starting, true) => activated(self.actor.epoch.0),
                 (Phase::Freezing | Phase::Thawing, true) => self.answer(1),
                 (Phase::Checkpointing, true) => self.answer(0),
+                _ if self.actor.deadline().is_none() => {
+                    let node = self.actor.place().unwrap().node.clone();
+                    Event::NodeLost { node }
+                }
                 _ => self.event(Nudge::Deadline),
             };
             step = self.apply(event);
@@ -302,7 +311,7 @@ fn quoted(event: &Event) -> Option<Epoch> {
         | Event::Found { epoch, .. }
         | Event::Absent { epoch, .. }
         | Event::Freeze(_, Some(epoch))
-        | Event::Suspend(_, Some(epoch)) => Some(*epoch),
+        | Event::Suspend { decided_for: Some(epoch), .. } => Some(*epoch),
         _ => None,
     }
 }
@@ -360,11 +369,11 @@ fn directed() -> Vec<(Rules<'static>, Vec<Nudge>)> {
         then(&[NodeLost, Wake(true), Found(0, false, true)]),
         then(&[Stop]),
         then(&[Suspend(0), Delete]),
+        then(&[Wake(true), Delete]),
         then(&[Found(0, true, false)]),
         then(&[Wake(true), NodeLost]),
         then(&[Wake(true), Exited]),
         then(&[Wake(true), Absent(false)]),
-        then(&[Wake(true), Deadline]),
         then(&[Wake(true), Found(0, false, true)]),
         then(&[Wake(true), Nudge::Crash]),
         then(&[Delete]),
