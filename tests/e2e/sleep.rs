@@ -156,6 +156,13 @@ async fn verbs_are_idempotent_and_stopped_is_not_woken_by_traffic() {
     let thawed = thawed.count();
     assert_eq!((thawed.count, &thawed.nonce), (3, &first.nonce));
     assert_eq!(cluster.actor("demo", "counter").await["epoch"], frozen["epoch"]);
+    for verb in ["freeze", "suspend"] {
+        cluster.ok(&[verb, "actor", "counter", "-n", "demo"]).await;
+    }
+    let restored = cluster.client.get(COUNTER, "/").await;
+    assert_eq!(restored.header("x-reveille-wake"), Some("restored"));
+    let restored = restored.count();
+    assert_eq!((restored.count, &restored.nonce), (4, &first.nonce));
     cluster.ok(&["delete", "actor", "counter", "-n", "demo"]).await;
     // The router may remember the actor for as long as it caches an answer.
     crate::harness::eventually("it is unknown", Duration::from_secs(5), || async {
