@@ -33,7 +33,8 @@ const ROUNDS: usize = 3;
 /// At a time, when they are made ready: a sandbox that starts takes a core.
 const AT_A_TIME: usize = 4;
 const READY: Duration = Duration::from_secs(60);
-/// Between a freeze and a thaw: the kernel closes the sockets of the first meanwhile, which the other would wait for.
+/// Between a thaw and a freeze, and a freeze and a thaw: the kernel closes the sockets of the first meanwhile, which the other would
+/// wait for.
 const REST: Duration = Duration::from_millis(50);
 /// A term that no router was ever given.
 const LATER: u64 = 1 << 40;
@@ -161,6 +162,7 @@ async fn turn(node: &mut Node, number: usize, epoch: u64) -> Result<[Duration; 2
         let actor = Some(key(number));
         ActivationRef { actor, epoch, term, traceparent: String::new() }
     };
+    tokio::time::sleep(REST).await;
     let begun = Instant::now();
     node.freeze(of(LATER)).await?;
     let frozen = begun.elapsed();
