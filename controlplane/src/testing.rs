@@ -216,6 +216,32 @@ impl FakeNode {
     }
 
     /// As the node: a term that was resumed is over.
+    fn resume_now(&self, request: &proto::ActivationRef) -> Reply<proto::ResumeReply> {
+        let key = actor_of(&request.actor);
+        let mut state = self.state();
+        if let Err(status) = state.enter(self.stay, "resume", &key, request.epoch) {
+            return async { Err(status) }.boxed();
+        }
+        let Some((resume, id)) = state.resume.get(&(key.clone(), request.epoch)) else {
+            let here = state.activations.get_mut(&key);
+            let resumed = here.map(|it| (it.serving, it.frozen) = (true, false)).is_some();
+            if resumed {
+                state.resumed.insert((key, request.epoch), request.term);
+            }
+            return async move { Ok(proto::ResumeReply { resumed }) }.boxed();
+        };
+        resume.send_replace(true);
+        let mut outcome = state.suspends[id].subscribe();
+        async move {
+            let told = outcome.wait_for(Option::is_some).await.unwrap();
+            let committed =
+                |reply: &proto::SuspendReply| matches!(reply.outcome, Some(Outcome::Committed(_)));
+            let resumed = !told.as_ref().unwrap().as_ref().is_ok_and(committed);
+            Ok(proto::ResumeReply { resumed })
+        }
+        .boxed()
+    }
+
     fn freeze_now(&self, request: &proto::ActivationRef) -> Reply<proto::FreezeReply> {
         let key = actor_of(&request.actor);
         let mut state = self.state();
@@ -323,29 +349,7 @@ impl Agent for FakeNode {
     }
 
     fn resume(&self, request: proto::ActivationRef) -> Reply<proto::ResumeReply> {
-        let key = actor_of(&request.actor);
-        let mut state = self.state();
-        if let Err(status) = state.enter(self.stay, "resume", &key, request.epoch) {
-            return async { Err(status) }.boxed();
-        }
-        let Some((resume, id)) = state.resume.get(&(key.clone(), request.epoch)) else {
-            let here = state.activations.get_mut(&key);
-            let resumed = here.map(|it| (it.serving, it.frozen) = (true, false)).is_some();
-            if resumed {
-                state.resumed.insert((key, request.epoch), request.term);
-            }
-            return async move { Ok(proto::ResumeReply { resumed }) }.boxed();
-        };
-        resume.send_replace(true);
-        let mut outcome = state.suspends[id].subscribe();
-        async move {
-            let told = outcome.wait_for(Option::is_some).await.unwrap();
-            let committed =
-                |reply: &proto::SuspendReply| matches!(reply.outcome, Some(Outcome::Committed(_)));
-            let resumed = !told.as_ref().unwrap().as_ref().is_ok_and(committed);
-            Ok(proto::ResumeReply { resumed })
-        }
-        .boxed()
+        self.delivered("resume", move |node| node.resume_now(&request))
     }
 
     fn destroy(&self, request: proto::ActivationRef) -> Reply<proto::DestroyReply> {

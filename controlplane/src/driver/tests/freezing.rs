@@ -3,6 +3,7 @@
 use super::*;
 
 const FREEZE: Down = Down::Freeze(Cause::User);
+const HOUR: Duration = Duration::from_secs(3600);
 const LADDER: &str = ", idle: {freezeAfter: 2s, suspendAfter: 10s}";
 
 async fn frozen(world: &World) -> reveille_api::ActorKey {
@@ -56,6 +57,7 @@ async fn suspend_and_stop_and_delete_reach_a_frozen_actor() {
     let key = frozen(&world).await;
     world.fleet.down(&key, SUSPEND).await.unwrap().unwrap();
     assert_eq!(world.record(&key).life.phase(), Phase::Suspended);
+    assert_eq!(world.node.state().count("resume"), 0, "it was thawed before its turn");
     world.wake(&key).await.unwrap();
     world.fleet.down(&key, FREEZE).await.unwrap().unwrap();
     world.fleet.down(&key, Down::Stop).await.unwrap().unwrap();
@@ -64,6 +66,29 @@ async fn suspend_and_stop_and_delete_reach_a_frozen_actor() {
     world.fleet.down(&key, FREEZE).await.unwrap().unwrap();
     world.fleet.down(&key, Down::Delete).await.unwrap().unwrap();
     assert!(world.node.state().activations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_slow_to_thaw_or_to_save_costs_no_actor_its_memory() {
+    let world = World::new(1, "").await;
+    let key = frozen(&world).await;
+    world.node.held.send_replace("resume");
+    let late = world.wake(&key).await.unwrap_err();
+    assert_eq!(late.reason, Reason::WakeTimeout);
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(world.record(&key).life.phase(), Phase::Thawing);
+    world.node.held.send_replace("");
+    world.until(&key, Phase::Running).await;
+
+    world.node.commits.send_replace(false);
+    let _suspending = world.going_down(&key, SUSPEND);
+    world.until(&key, Phase::Checkpointing).await;
+    world.node.held.send_replace("resume");
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(world.record(&key).life.phase(), Phase::Checkpointing);
+    world.node.commits.send_replace(true);
+    world.until(&key, Phase::Suspended).await;
+    assert_eq!((world.epoch(&key), world.node.state().count("destroy")), (Epoch(1), 0));
 }
 
 #[tokio::test(start_paused = true)]
