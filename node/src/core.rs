@@ -69,6 +69,7 @@ pub(crate) struct Core {
     /// What goes on after a reply: removing what dead sandboxes leave behind.
     pub(crate) cleanups: TaskTracker,
     pub(crate) sandboxes: AtomicU64,
+    /// Of sandboxes that are made.
     pub(crate) turns: Turns,
     /// Of those that are saved. A wake does not wait for them.
     pub(crate) saves: Turns,

@@ -1,9 +1,9 @@
 //! Who waits for an actor: to serve, or to be down.
 
-use super::new_snapshot;
 use reveille_api::{Failure, proto, trace::Traceparent};
 use tokio::{sync::oneshot, time::Instant};
 
+use super::new_snapshot;
 use crate::{
     lifecycle::{Asker, Cause, Event, Phase, StayedUp},
     record::Phases,

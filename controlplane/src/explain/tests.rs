@@ -59,6 +59,10 @@ fn suspend() -> Event {
     Event::Suspend { cause: Cause::User, decided_for: None, snapshot: "s".into() }
 }
 
+fn stop() -> Event {
+    Event::Stop { snapshot: "s".into() }
+}
+
 fn freeze() -> Event {
     Event::Freeze(Cause::Idle(NOW.minus(Duration::from_secs(11))), None)
 }
@@ -170,7 +174,7 @@ fn table() -> Vec<Expect> {
             "it waits, 30s at the most: node n1 starts it for the first time on worker n1-0"),
         (Phase::Suspended, saved(), "it went to sleep", None, Fate::Waits,
             "node n1 restores snapshot s1 on worker n1-0; the last time that took 140 ms"),
-        (Phase::Stopped, and(saved(), vec![Event::Stop { snapshot: "s".into() }]), "stopped by a user", None, Fate::Refused,
+        (Phase::Stopped, and(saved(), vec![stop()]), "stopped by a user", None, Fate::Refused,
             "refused with 503 actor_stopped"),
         (Phase::Lost, and(up(), vec![exited()]), "its process is gone: killed", None, Fate::Refused,
             "refused with 503 actor_lost: killed; no snapshot was ever taken"),

@@ -87,7 +87,7 @@ impl Gvisor {
             let commands = launch_apart(mounts.clone(), hide, short_lived).await?;
             io::Result::Ok((launch_apart(mounts, hide, || Ok(())).await?, commands))
         };
-        let apart = apart.await.map_err(Error::file("launch from", Path::new(HIDDEN)));
+        let apart = apart.await.map_err(Error::file("prepare to start", &binary));
         let (launcher, commands) = apart?;
         let cgroups = Cgroups::detect().inspect_err(|error| {
             tracing::warn!(%error, "actors are frozen by runsc, which is slower");
@@ -466,7 +466,7 @@ async fn launch_apart(
 }
 
 /// What this thread starts finds no `membarrier`. Each runsc registers for it as it starts, which takes 13 of the 20 ms of a command
-/// that does nothing: the kernel waits until every processor has been seen. Only a sandbox has a use for it.
+/// that does nothing: the kernel waits until every processor has been seen. Only a sandbox may have a use for it.
 fn short_lived() -> io::Result<()> {
     let filter = SeccompFilter::new(
         BTreeMap::from([(libc::SYS_membarrier, Vec::new())]),
@@ -488,16 +488,8 @@ mod tests {
             let launcher = Launcher::start(prepare).await.unwrap();
             let mut awk = Command::new("awk");
             awk.args(["/^Seccomp_filters:/ { print $2 }", "/proc/self/status"]);
-            let awk = launcher
-                .spawn(
-                    {
-                        awk.stdout(Stdio::piped());
-                        awk
-                    },
-                    true,
-                )
-                .await
-                .unwrap();
+            awk.stdout(Stdio::piped());
+            let awk = launcher.spawn(awk, true).await.unwrap();
             let output = awk.wait_with_output().await.unwrap();
             String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap()
         };

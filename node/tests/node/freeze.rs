@@ -1,13 +1,23 @@
 //! Freeze and thaw.
 
-use std::{collections::BTreeSet, fs, io::ErrorKind};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use reveille_api::proto::{self, suspend_reply::Outcome};
 use rstest::rstest;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::{
-    support::{CRIU, GVISOR, Place, ask, cgroups, count, eventually, get, is_ended},
+    support::{CRIU, GVISOR, Place, Wake, ask, cgroups, count, eventually, get, is_ended},
     swap::Swap,
 };
 
@@ -168,6 +178,67 @@ async fn a_frozen_actor_whose_suspend_came_to_nothing_serves_on(
     assert_eq!(node.running, ["demo/counter"]);
     let third = count(&woken.endpoint).await;
     assert_eq!((third.count, third.nonce), (3, first.nonce));
+    node.destroy().await;
+    place.eventually_traces(&BTreeSet::new()).await;
+}
+
+const MANY: u32 = 12;
+/// Of those, with one processor: two that are saved, and some that were and are just being killed.
+const AT_A_TIME: usize = 6;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frozen_actors_that_are_suspended_at_once_run_a_few_at_a_time() {
+    let Some(place) = Place::of(CRIU) else { return };
+    // An agent that is started by this thread counts the processors that are this thread's.
+    let mut one = CpuSet::new();
+    one.set(0);
+    sched_setaffinity(None, &one).unwrap();
+    let node = place.start(MANY).await;
+    let key =
+        |number: u32| proto::ActorKey { namespace: "demo".into(), name: format!("a{number}") };
+    for number in 0..MANY {
+        let actor = key(number).name.leak();
+        node.activate(&Wake { actor, worker: number, ..place.wake(1) }).await.unwrap();
+        let actor = Some(key(number));
+        let frozen = proto::ActivationRef { actor, epoch: 1, ..Default::default() };
+        node.client.clone().freeze(frozen).await.unwrap();
+    }
+    let groups = place.traces().into_iter().filter_map(|trace| {
+        let name = trace.strip_prefix("group ")?.split(' ').next()?.to_owned();
+        Some(cgroups().join(name).join("cgroup.events"))
+    });
+    let groups: Vec<_> = groups.collect();
+    assert_eq!(groups.len(), MANY as usize);
+    let done = Arc::new(AtomicBool::new(false));
+    let most = tokio::task::spawn_blocking({
+        let done = done.clone();
+        let runs = |events: String| events.contains("frozen 0") && events.contains("populated 1");
+        move || {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                let running = groups.iter().filter(|it| fs::read_to_string(it).is_ok_and(runs));
+                most = most.max(running.count());
+            }
+            most
+        }
+    });
+    let mut suspends = JoinSet::new();
+    for number in 0..MANY {
+        let request = proto::SuspendRequest {
+            actor: Some(key(number)),
+            epoch: 1,
+            snapshot: "s1".into(),
+            deadline_ms: 20_000,
+            ..Default::default()
+        };
+        let mut client = node.client.clone();
+        suspends.spawn(async move { client.suspend(request).await.unwrap().into_inner().outcome });
+    }
+    let outcomes = suspends.join_all().await;
+    done.store(true, Ordering::Relaxed);
+    assert!(outcomes.iter().all(|it| matches!(it, Some(Outcome::Committed(_)))), "{outcomes:?}");
+    let most = most.await.unwrap();
+    assert!((1..=AT_A_TIME).contains(&most), "{most} ran at a time");
     node.destroy().await;
     place.eventually_traces(&BTreeSet::new()).await;
 }

@@ -87,17 +87,8 @@ async fn a_crash_while_draining_goes_on_for_a_user_and_forgets_a_guess() {
     let idle = Cause::Idle(world.fleet.clock.now());
     // The router is away, so that this one stays where it is.
     world.router_leaves(&router);
-    world
-        .fleet
-        .tell(
-            &b,
-            Event::Suspend {
-                cause: idle,
-                decided_for: Some(Epoch(1)),
-                snapshot: crate::driver::new_snapshot(),
-            },
-        )
-        .await;
+    let (decided_for, snapshot) = (Some(Epoch(1)), "s".into());
+    world.fleet.tell(&b, Event::Suspend { cause: idle, decided_for, snapshot }).await;
     world.until(&b, Phase::Draining).await;
     world.crash().await;
     world.node_joins().await;
